@@ -1,0 +1,1 @@
+"""Offline: from video files and annotations to TFRecord frame shards."""

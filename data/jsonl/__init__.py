@@ -1,0 +1,1 @@
+"""Anybody's own clips, listed in a JSON-lines or CSV file."""
