@@ -1,0 +1,142 @@
+"""Names and shapes both ways between the references' PyTorch state dicts and our parameters.
+
+One table of rules serves both directions: a parameter's path gives its torch name (with {} for the
+layer of a stacked one) and how its axes are laid out there. NumPy in, NumPy out; no torch.
+"""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+# What a state dict may hold beside the parameters of the model, and why it is not needed.
+DROPPABLE = re.compile(
+    r"(clip\.)?(input_resolution|context_length|vocab_size)$"  # sizes, not weights
+    r"|position_ids$"  # an index buffer
+)
+# The references build the LSTM head with a table of frame positions that nothing reads.
+UNUSED_IN_LSTM = "frame_position_embeddings.weight"
+
+_SAME, _TRANSPOSED, _PATCHES = "same", "transposed", "patches"
+# (path of ours, torch name, layout); a path below "blocks" is stacked over the layers {}.
+_RULES = [
+    (r"clip/logit_scale", "clip.logit_scale", _SAME),
+    (r"clip/visual/conv1/kernel", "clip.visual.conv1.weight", _PATCHES),
+    (r"clip/visual/conv2", "clip.visual.conv2.weight", _PATCHES),
+    (r"clip/visual/(class_embedding|positional_embedding|proj)", r"clip.visual.\1", _SAME),
+    (r"clip/visual/(ln_pre|ln_post)/scale", r"clip.visual.\1.weight", _SAME),
+    (r"clip/visual/(ln_pre|ln_post)/bias", r"clip.visual.\1.bias", _SAME),
+    (r"clip/text/token_embedding/embedding", "clip.token_embedding.weight", _SAME),
+    (r"clip/text/(positional_embedding|text_projection)", r"clip.\1", _SAME),
+    (r"clip/text/ln_final/scale", "clip.ln_final.weight", _SAME),
+    (r"clip/text/ln_final/bias", "clip.ln_final.bias", _SAME),
+    (r"temporal/frame_position_embeddings", "frame_position_embeddings.weight", _SAME),
+    (r"temporal/(ih|hh)/kernel", r"lstm_visual.weight_\1_l0", _TRANSPOSED),
+    (r"temporal/(ih|hh)/bias", r"lstm_visual.bias_\1_l0", _SAME),
+    (r"((?:global|local|word|frame)_(?:logit|mat)_weight2?)", r"\1", _SAME),
+]
+_STACKS = {
+    "clip/visual/transformer": "clip.visual.transformer",
+    "clip/text/transformer": "clip.transformer",
+    "temporal/transformer": "transformerClip",
+}
+_IN_BLOCK = {
+    "ln_1/scale": ("ln_1.weight", _SAME),
+    "ln_1/bias": ("ln_1.bias", _SAME),
+    "in_proj/kernel": ("attn.in_proj_weight", _TRANSPOSED),
+    "in_proj/bias": ("attn.in_proj_bias", _SAME),
+    "out_proj/kernel": ("attn.out_proj.weight", _TRANSPOSED),
+    "out_proj/bias": ("attn.out_proj.bias", _SAME),
+    "ln_2/scale": ("ln_2.weight", _SAME),
+    "ln_2/bias": ("ln_2.bias", _SAME),
+    "c_fc/kernel": ("mlp.c_fc.weight", _TRANSPOSED),
+    "c_fc/bias": ("mlp.c_fc.bias", _SAME),
+    "c_proj/kernel": ("mlp.c_proj.weight", _TRANSPOSED),
+    "c_proj/bias": ("mlp.c_proj.bias", _SAME),
+}
+_RULES += [
+    (f"{ours}/blocks/{leaf}", f"{theirs}.resblocks.{{}}.{name}", layout)
+    for ours, theirs in _STACKS.items()
+    for leaf, (name, layout) in _IN_BLOCK.items()
+]
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], model) -> dict:
+    """Returns the parameters of `model` (what `models.create` returned) in float32.
+
+    Strict: raises one ValueError that lists every missing, unknown and misshapen key.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model[1])
+    used, problems, params = set(), [], []
+    for path, leaf in leaves:
+        names, layout, stacked = _torch_names(path, leaf.shape)
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        expected = _to_torch(np.empty(shape, np.bool_), layout).shape
+        used.update(names)
+        ours = []
+        for name in names:
+            if name not in state_dict:
+                problems.append(f"{name} is missing")
+            elif (given := np.shape(state_dict[name])) != expected:
+                problems.append(f"{name} has shape {given}, this model expects {expected}")
+            else:
+                array = np.asarray(state_dict[name])
+                ours.append(_to_ours(array, layout).astype(np.float32))
+        if len(ours) == len(names):
+            params.append(np.stack(ours) if stacked else ours[0])
+    droppable = {name for name in state_dict if DROPPABLE.search(name)}
+    if any(name.startswith("lstm_visual.") for name in used):
+        droppable.add(UNUSED_IN_LSTM)
+    problems += [f"{name} is unknown" for name in sorted(set(state_dict) - used - droppable)]
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"{len(problems)} keys do not fit this model:\n  {shown}{more}")
+    return jax.tree_util.tree_unflatten(structure, params)
+
+
+def to_torch(params: dict, model) -> dict[str, np.ndarray]:
+    """Returns the state dict, in the references' names and layouts, of `params`.
+
+    Any tree shaped like the parameters will do: gradients, for one.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model[1])
+    state_dict = {}
+    for (path, leaf), value in zip(leaves, jax.tree.leaves(params), strict=True):
+        names, layout, stacked = _torch_names(path, leaf.shape)
+        layers = np.asarray(value) if stacked else np.asarray(value)[None]
+        for name, layer in zip(names, layers, strict=True):
+            state_dict[name] = _to_torch(layer, layout).copy(order="C")
+    return state_dict
+
+
+def _torch_names(path, shape: tuple[int, ...]) -> tuple[list[str], str, bool]:
+    """Returns the torch names of one parameter (one a layer), its layout, whether it is stacked."""
+    ours = "/".join(str(key.key) for key in path)
+    for pattern, name, layout in _RULES:
+        if match := re.fullmatch(pattern, ours):
+            name, stacked = match.expand(name), "{}" in name
+            layers = range(shape[0]) if stacked else [0]
+            return [name.format(i) for i in layers], layout, stacked
+    raise AssertionError(f"no torch name for parameter {ours}: add it to _RULES")
+
+
+def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == _TRANSPOSED:
+        return array.T
+    if layout == _PATCHES:  # [D, 3, .., p, p] -> [.., p*p*3, D]
+        *depth, patch, _ = array.shape[2:]
+        x = np.moveaxis(array, (0, 1), (-1, -2))
+        return x.reshape(*depth, 3 * patch**2, len(array))
+    return array
+
+
+def _to_torch(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == _TRANSPOSED:
+        return array.T
+    if layout == _PATCHES:
+        *depth, values, width = array.shape
+        patch = int((values // 3) ** 0.5)
+        return np.moveaxis(array.reshape(*depth, patch, patch, 3, width), (-1, -2), (0, 1))
+    return array

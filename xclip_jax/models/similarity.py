@@ -1,0 +1,118 @@
+"""From text and video features to a [T, V] score matrix at four granularities (SPEC 3.3).
+
+A fine-grained comparison gives many similarities for one (text, video) pair. AOSM, attention over
+the similarity matrix, sums them weighted by a sharp softmax of themselves: close to a maximum, but
+every one takes part. Plain means and maxima, the paper's ablations, stand beside it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+TEMPERATURE = 0.01  # of every softmax over similarities (paper, table of tau)
+CONTRASTS = ("video_sentence", "video_word", "sentence_frame", "frame_word")
+AGGREGATIONS = ("aosm", "mean_mean", "mean_max", "max_mean", "max_max")
+OUT = -1e9  # softmax logit of what a mask leaves out; finite, so that an empty row is not NaN
+
+
+class Text(NamedTuple):
+    """Features of T texts."""
+
+    sentence: Float[Array, "T E"]
+    words: Float[Array, "T W E"]
+    mask: Bool[Array, "T W"]
+
+
+class Video(NamedTuple):
+    """Features of V videos."""
+
+    video: Float[Array, "V E"]
+    frames: Float[Array, "V F E"]
+    mask: Bool[Array, "V F"]
+
+
+def attend(
+    scores: Float[Array, "..."],
+    axis: int,
+    *,
+    mixing: Float[Array, "M M"] | None = None,
+    valid: Bool[Array, "..."] | None = None,
+    temperature: float = TEMPERATURE,
+) -> Float[Array, "..."]:
+    """Aggregates one axis of a similarity tensor by attention over its own values (AOSM).
+
+    Args:
+      scores: similarities, words or frames on `axis`.
+      mixing: a learned matrix applied to the attention weights, as in the released code; the
+        paper's equations have none. After training the weights may be negative and need not
+        sum to one.
+      valid: broadcasts to `scores`; what is not valid gets no weight and counts as zero.
+    """
+    if mixing is not None and scores.shape[axis] != len(mixing):
+        raise ValueError(
+            f"{scores.shape[axis]} words or frames to aggregate, but this model was built for"
+            f" {len(mixing)}: set data.max_words and data.max_frames to the model's values."
+        )
+    logits = scores / temperature
+    if valid is not None:
+        scores = jnp.where(valid, scores, 0)
+        logits = jnp.where(valid, logits, OUT)
+    weights = jax.nn.softmax(logits, axis=axis)
+    if mixing is not None:
+        weights = jnp.moveaxis(jnp.tensordot(weights, mixing, axes=(axis, 0)), -1, axis)
+    return jnp.sum(weights * scores, axis=axis)
+
+
+def mean(scores: Float[Array, "..."], axis: int, *, valid=None) -> Float[Array, "..."]:
+    """Returns the mean of one axis over what is valid; zero where nothing is."""
+    if valid is None:
+        return scores.mean(axis)
+    valid = jnp.broadcast_to(valid, scores.shape)
+    return jnp.where(valid, scores, 0).sum(axis) / jnp.maximum(valid.sum(axis), 1)
+
+
+def maximum(scores: Float[Array, "..."], axis: int, *, valid=None) -> Float[Array, "..."]:
+    """Returns the maximum of one axis over what is valid; zero where nothing is."""
+    if valid is None:
+        return scores.max(axis)
+    best = jnp.where(valid, scores, -jnp.inf).max(axis)
+    return jnp.where(jnp.isfinite(best), best, 0)
+
+
+def video_sentence(
+    sentence: Float[Array, "T E"], video: Float[Array, "V E"]
+) -> Float[Array, "T V"]:
+    """Returns the cosine of each sentence and each video."""
+    return sentence @ video.T
+
+
+def video_word(words: Float[Array, "T W E"], video: Float[Array, "V E"], aggregate):
+    """Returns [T, V]: the words of each text compared with each video, aggregated."""
+    return aggregate(jnp.einsum("twe,ve->twv", words, video), 1)
+
+
+def sentence_frame(sentence: Float[Array, "T E"], frames: Float[Array, "V F E"], aggregate):
+    """Returns [T, V]: each sentence compared with the frames of each video, aggregated."""
+    return aggregate(jnp.einsum("te,vfe->tvf", sentence, frames), 2)
+
+
+def frame_word(
+    words: Float[Array, "T W E"],
+    frames: Float[Array, "V F E"],
+    *,
+    over_words,
+    over_frames,
+    then_words,
+    then_frames,
+) -> Float[Array, "T V"]:
+    """Returns the words of each text compared with the frames of each video, aggregated twice.
+
+    Once over frames and then over words, once over words and then over frames, and their mean;
+    the four functions take (scores, axis). The [T, W, V, F] tensor is what bounds a tile's size.
+    """
+    scores = jnp.einsum("twe,vfe->twvf", words, frames)
+    by_word = then_words(over_frames(scores, 3), 1)
+    by_frame = then_frames(over_words(scores, 1), 2)
+    return (by_word + by_frame) / 2

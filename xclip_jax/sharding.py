@@ -1,0 +1,62 @@
+"""Where arrays live: one mesh, one rule for parameters, one layout for everything with a batch.
+
+The same code runs on one CPU, eight GPUs or a TPU pod; on one device all of it is a no-op.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+BATCH = P(("data", "fsdp"))  # the leading axis is spread over every device
+MIN_SHARDED = 2**16  # elements; smaller arrays are whole on each device: moving them costs more
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+    """Returns a ("data", "fsdp") mesh over all devices, `fsdp` of them sharing each parameter."""
+    devices = jax.device_count()
+    if fsdp < 1 or devices % fsdp:
+        raise ValueError(
+            f"fsdp={fsdp} does not divide the {devices} devices: set config.fsdp to a divisor."
+        )
+    return jax.make_mesh(
+        (devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
+
+
+def shard_params(abstract, mesh: Mesh):
+    """Returns a NamedSharding for each leaf: its largest divisible dimension on "fsdp".
+
+    Works for the optimizer's moments too, which have the parameters' shapes.
+    """
+    size = mesh.shape["fsdp"]
+
+    def rule(leaf) -> NamedSharding:
+        divisible = [i for i, n in enumerate(leaf.shape) if n % size == 0]
+        if size == 1 or np.prod(leaf.shape) < MIN_SHARDED or not divisible:
+            return NamedSharding(mesh, P())
+        axis = max(divisible, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
+
+    return jax.tree.map(rule, abstract)
+
+
+def shard_batch(x: jax.Array) -> jax.Array:
+    """Keeps the leading axis of an activation spread over the mesh, where one is set.
+
+    Models call this at four places (embeddings, block outputs, features, scores); it is what
+    stops the partitioner from gathering activations instead of weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns the global batch of which each host brings its share."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
