@@ -120,10 +120,10 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
     still = _background(rng)
     shape, hand = _coverage(scene.form, centre, side, angle)
-    colour = np.array(COLOURS[scene.colour]) * rng.uniform(0.9, 1.05)
-    paint = colour * (1 - hand[..., None]) + 15 * hand[..., None]
-    opacity = (shape * states[:, 4, None, None])[..., None]
-    frames = still + opacity * (paint - still)
+    colour = np.array(COLOURS[scene.colour], np.float32) * np.float32(rng.uniform(0.9, 1.05))
+    opacity = shape * states[:, 4, None, None].astype(np.float32)
+    paint = colour + hand[..., None] * (np.float32(15) - colour)
+    frames = still + opacity[..., None] * (paint - still)
     frames += 3 * rng.standard_normal((FRAMES, SIDE, SIDE, 1), dtype=np.float32)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
