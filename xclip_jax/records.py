@@ -1,0 +1,120 @@
+"""Random access to the records of a shard folder, with every checksum looked at.
+
+A TFRecord frame is: length (uint64), its checksum, the data, their checksum. The data are a
+tf.train.Example, which TFDS's features parse without TensorFlow.
+"""
+
+import json
+import os
+import struct
+import threading
+import weakref
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class Record(NamedTuple):
+    """One video: its frames as JPEG bytes, the second of each, and its captions."""
+
+    video_id: str
+    frames: list[bytes]
+    timestamps: np.ndarray
+    captions: list[str]
+
+
+class Shards:
+    """The videos of one split, in the order they were built; threads may share it.
+
+    Pickled, it is opened anew.
+    """
+
+    def __init__(self, directory: str | Path, split: str):
+        self.directory, self.split = Path(directory), split
+        self.manifest = _read_json(self.directory / "manifest.json")
+        # TFDS's own from_config looks for TensorFlow to open the file with.
+        content = _read_json(self.directory / "features.json")
+        self._features = tfds.features.FeaturesDict.from_json(content)
+        if split not in self.manifest["splits"]:
+            raise ValueError(
+                f"{directory} has no split {split!r}, only {', '.join(self.manifest['splits'])}."
+            )
+        path = self.directory / f"index_{split}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: copy it too, or build the shards again.")
+        with np.load(path, allow_pickle=False) as index:
+            self._files = [self.directory / str(name) for name in index["files"]]
+            self._shard, self._offset = index["shard"], index["offset"]
+            self._length, self._video_id = index["length"], index["video_id"]
+            self.captions_per_video = index["captions"]
+        self._open_files: dict[int, int] = {}
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._open_files)
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    def __reduce__(self):
+        return Shards, (self.directory, self.split)
+
+    def __getitem__(self, i: int) -> Record:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"{self.directory} has {len(self)} videos in {self.split}, not [{i}].")
+        i = int(i) % len(self)
+        example = self._features.deserialize_example_np(self._payload(i))
+        video_id = example["video_id"].decode()
+        captions = [caption.decode() for caption in example["captions"]]
+        if video_id != self._video_id[i] or len(captions) != self.captions_per_video[i]:
+            raise self._damage(i, f"holds {video_id!r} where the index has {self._video_id[i]!r}")
+        return Record(video_id, list(example["frames"]), example["timestamps"], captions)
+
+    def _payload(self, i: int) -> bytes:
+        length = int(self._length[i])
+        data = os.pread(self._file(int(self._shard[i]), i), length + 16, int(self._offset[i]))
+        if len(data) < length + 16:
+            raise self._damage(i, "ends before the record does, it was truncated")
+        header, payload = data[:8], data[12:-4]
+        if _checksum(header) != data[8:12] or struct.unpack("<Q", header)[0] != length:
+            raise self._damage(i, "has another record there, or a damaged one")
+        if _checksum(payload) != data[-4:]:
+            raise self._damage(i, "is damaged: the record's checksum is wrong")
+        return payload
+
+    def _file(self, shard: int, i: int) -> int:
+        with self._lock:
+            if shard not in self._open_files:
+                try:
+                    self._open_files[shard] = os.open(self._files[shard], os.O_RDONLY)
+                except OSError as error:
+                    raise self._damage(i, f"cannot be opened ({error.strerror})") from None
+            return self._open_files[shard]
+
+    def _damage(self, i: int, what: str) -> ValueError:
+        return ValueError(
+            f"{self._files[self._shard[i]]} {what} (record {i} of {self.split}, byte"
+            f" {self._offset[i]}): copy or build the shards again."
+        )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"No {path.name} in {path.parent}: not a folder of shards, or its build has not"
+            " finished; run `xclip-jax build` again."
+        ) from None
+
+
+def _checksum(data: bytes) -> bytes:
+    """Returns TFRecord's masked CRC32C of the data."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _close(open_files: dict[int, int]) -> None:
+    for file in open_files.values():
+        os.close(file)

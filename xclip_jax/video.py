@@ -1,0 +1,189 @@
+"""Reads the sampled frames of a video file with PyAV, in one pass and bounded memory.
+
+Frame rate, frame count and upright rotation are taken as OpenCV takes them, since the references
+sample by them. Files may come from strangers: what a file can cost is bounded below.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from xclip_jax import frames
+
+# A frame of 8192 x 8192; ten hours of 1080p at 30 frames/s; nine hours at one sample a second.
+MAX_FRAME_PIXELS = 2**26
+MAX_DECODED_PIXELS = 2**41
+MAX_DECODED_FRAMES = 2**21
+MAX_SAMPLES = 2**15
+# The longer side grows with the aspect when the shorter one is enlarged.
+MAX_ASPECT = 16
+
+_TURNS = {
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_270,
+}
+
+
+class VideoError(ValueError):
+    """A clip that gives no frames: `reason` is one of five words, the message names the file."""
+
+    def __init__(self, path: str | Path, reason: str, detail: str = ""):
+        super().__init__(path, reason, detail)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        path, reason, detail = self.args
+        return f"{path}: {reason}" + (f" ({detail})" if detail else "")
+
+
+def read(
+    path: str | Path,
+    *,
+    rate: int = 1,
+    start: float | None = None,
+    end: float | None = None,
+    short_side: int = 224,
+) -> tuple[list[Image.Image], np.ndarray]:
+    """Returns the sampled frames, resized, and the seconds of each after the clip's first frame."""
+    samples = list(sample(path, rate=rate, start=start, end=end, short_side=short_side))
+    return [image for image, _ in samples], np.array([time for _, time in samples], np.float32)
+
+
+def sample(
+    path: str | Path,
+    *,
+    rate: int = 1,
+    start: float | None = None,
+    end: float | None = None,
+    short_side: int = 224,
+) -> Iterator[tuple[Image.Image, float]]:
+    """Yields each sampled frame, resized, and its time; at least one, or it raises."""
+    frame_count, fps = probe(path)
+    indices = frames.second_indices(frame_count, fps, rate=rate, start=start, end=end)
+    if len(indices) > MAX_SAMPLES:
+        raise VideoError(path, "unreadable", f"{len(indices)} samples, at most {MAX_SAMPLES}")
+    done = 0
+    for image, time in decode(path, indices):
+        yield frames.resize_short_side(image, short_side), time
+        done += 1
+    if not done:
+        window = "" if start is None and end is None else f" between {start} and {end} seconds"
+        raise VideoError(path, "zero frames", f"its header says {frame_count}{window}")
+
+
+def probe(path: str | Path) -> tuple[int, float]:
+    """Returns the number of frames and the frame rate, as OpenCV would give them."""
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        rate = stream.guessed_rate or stream.average_rate
+        fps = float(rate) if rate else 0.0
+        frame_count = stream.frames
+        if frame_count <= 0 and fps and (seconds := _duration(container, stream)) > 0:
+            frame_count = int(seconds * fps + 0.5)
+        if frame_count <= 0:  # nothing in the header, as in recordings of a browser
+            frame_count, fps = _count(container, stream, fps)
+    if int(fps) < 1:
+        raise VideoError(path, "zero fps", f"the frame rate is {fps:g}")
+    return frame_count, fps
+
+
+def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Image, float]]:
+    """Yields the frames of these ascending indices, upright and whole, and the time of each.
+
+    Data that ends before the last index ends the frames (parity: the first failed read ends the
+    originals' sampling); a damaged packet within is passed over, as OpenCV does.
+    """
+    wanted = iter(indices)
+    target = next(wanted, None)
+    first_time, pixels = None, 0
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        for i, frame in enumerate(_decoded(container, stream)):
+            if target is None:
+                return
+            pixels += frame.width * frame.height
+            if i >= MAX_DECODED_FRAMES or pixels > MAX_DECODED_PIXELS:
+                raise VideoError(path, "unreadable", f"too long: {i} frames, {pixels} pixels")
+            time = frame.time if frame.time is not None else i / float(stream.guessed_rate or 1)
+            first_time = time if first_time is None else first_time
+            if i == target:
+                yield _upright(frame, path), time - first_time
+                target = next(wanted, None)
+
+
+def _open(path: str | Path) -> av.container.InputContainer:
+    # The absolute path keeps ffmpeg from reading "a:b.mp4" as an address; the white list keeps
+    # playlists within a file from opening one.
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise VideoError(path, "missing", "no such file")
+    limits = {"protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
+    try:
+        return av.open(str(path), options=limits, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(path, "unreadable", str(error)) from None
+
+
+def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+    # The best stream is the largest one that is no cover picture; OpenCV takes the first.
+    stream = container.streams.best("video")
+    if stream is None:
+        raise VideoError(path, "no video stream")
+    stream.thread_type = "NONE"  # clips are decoded in parallel, one process each
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    return stream
+
+
+def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    if container.duration and container.duration > 0:
+        return container.duration / av.time_base
+    return float(stream.duration * stream.time_base) if stream.duration else 0.0
+
+
+def _count(
+    container: av.container.InputContainer, stream: av.VideoStream, fps: float
+) -> tuple[int, float]:
+    """Returns the number of packets and their mean rate: without a header, fps is a guess too."""
+    times = []
+    try:
+        for packet in container.demux(stream):
+            if packet.size and len(times) < MAX_DECODED_FRAMES:
+                times.append(packet.pts)
+    except av.FFmpegError:
+        pass  # what can be read counts
+    known = [time for time in times if time is not None]
+    span = float((max(known) - min(known)) * stream.time_base) if known else 0.0
+    return len(times), (len(known) - 1) / span if span > 0 else fps
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            decoded = packet.decode()  # the last packet is empty and flushes the decoder
+        except av.error.EOFError:
+            return
+        except av.FFmpegError:
+            continue
+        yield from decoded
+
+
+def _upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
+    longer, shorter = max(frame.width, frame.height), min(frame.width, frame.height)
+    if longer * shorter > MAX_FRAME_PIXELS or longer > MAX_ASPECT * shorter:
+        raise VideoError(path, "unreadable", f"frames of {frame.width} x {frame.height} pixels")
+    try:
+        image = frame.to_image()
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(path, "unreadable", str(error)) from None
+    turn = _TURNS.get(round(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
