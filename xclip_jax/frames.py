@@ -8,6 +8,7 @@ import io
 import math
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 # OpenAI CLIP's normalisation, applied on the device: pixels travel as uint8.
@@ -15,7 +16,7 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 # Chroma at half resolution, as nearly every video has it already: against 4:4:4 a frame of 224
-# pixels takes 19 instead of 22 KB and decodes 1.7 times faster; quality 90 would take 14 KB.
+# pixels takes 19 instead of 23 KB and decodes 1.5 times faster, at 42 instead of 45 dB.
 JPEG_QUALITY = 95
 JPEG_SUBSAMPLING = "4:2:0"
 
@@ -97,12 +98,7 @@ def encode_jpeg(image: Image.Image) -> bytes:
 
 def decode_jpeg(data: bytes) -> Image.Image:
     """Returns the RGB image in the bytes of a JPEG file."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG",))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"Not a whole JPEG image ({len(data)} bytes): {error}") from None
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return Image.fromarray(_pixels(data))
 
 
 def stack(
@@ -116,6 +112,19 @@ def stack(
     mask = np.zeros(max_frames, bool)
     chosen = choose(len(jpegs), max_frames, position=position)
     for i, j in enumerate(chosen):
-        pixels[i] = to_square(decode_jpeg(jpegs[j]), size)
+        frame = _pixels(jpegs[j])
+        if min(frame.shape[:2]) == size:  # nothing to resize: the crop is a slice
+            top, left = (round((length - size) / 2) for length in frame.shape[:2])
+            pixels[i] = frame[top : top + size, left : left + size]
+        else:
+            pixels[i] = to_square(Image.fromarray(frame), size)
     mask[: len(chosen)] = True
     return pixels, mask
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    """Returns [height, width, 3]: the pixels Pillow would give, in half of its time."""
+    try:
+        return simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        raise ValueError(f"Not a whole JPEG image ({len(data)} bytes): {error}") from None
