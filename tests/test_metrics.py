@@ -173,11 +173,13 @@ def test_twin_accuracy_refuses_odd_galleries_and_nan():
 
 
 def test_the_table_shows_directions_in_rows_and_other_values_below():
-    scores = metrics.retrieval(np.eye(4)) | {"twin_accuracy": 0.5}
+    scores = metrics.retrieval(np.eye(4)) | {"twins/accuracy": 0.5}
+    scores |= metrics.summarize(np.array([1, 2]), "twins/t2v")
 
     lines = metrics.table(scores).splitlines()
 
     assert lines[0].split() == ["R@1", "R@5", "R@10", "median", "rank", "mean", "rank"]
     assert lines[1].split() == ["text", "to", "video", "100.0", "100.0", "100.0", "1.0", "1.0"]
-    assert lines[2].startswith("video to text") and len({len(line) for line in lines[:3]}) == 1
-    assert lines[3].split() == ["twin_accuracy", "0.5"]
+    assert lines[2].startswith("video to text") and len({len(line) for line in lines[:4]}) == 1
+    assert lines[3].startswith("text to video (twins)") and lines[3].split()[4] == "50.0"
+    assert lines[4].split() == ["twins/accuracy", "0.5"]

@@ -102,7 +102,7 @@ def twin_accuracy(
 def table(scores: dict[str, float]) -> str:
     """Returns the metrics as lines for the screen: a row per direction, then all other values."""
     names = list(dict.fromkeys(key.rpartition("/")[0] for key in scores if key.endswith("/r1")))
-    titles = [DIRECTIONS.get(name, name) for name in names]
+    titles = [_title(name) for name in names]
     others = [key for key in scores if key.rpartition("/")[0] not in names]
     width = max(map(len, [*titles, *others]), default=0)
     lines = []
@@ -116,6 +116,11 @@ def table(scores: dict[str, float]) -> str:
         lines.append("  ".join([title.ljust(width), *cells]))
     lines += [f"{key.ljust(width)}  {scores[key]:>6.4g}" for key in others]
     return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    group, _, direction = name.rpartition("/")
+    return DIRECTIONS.get(direction, direction) + (f" ({group})" if group else "")
 
 
 def _video_of_text(scores: np.ndarray, captions_per_video: np.ndarray | None) -> np.ndarray:
