@@ -1,4 +1,4 @@
-"""Decodes clips to JPEG frames in parallel processes, one finished file each, resumably.
+"""Clips, and their frames as JPEG: decoded in parallel, one finished file each, resumably.
 
 A file's name is the fingerprint of all that went into it, so that a killed build goes on where it
 was and never takes up work done under other settings. Kept apart from the shard writer so that the
@@ -10,24 +10,29 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 import PIL
+from tqdm import tqdm
 
 from xclip_jax import frames, video
 
-# A record must stay within what protocol buffers and memory can take.
+MAX_SKIPPED = 0.01
+# A record must stay within what memory and protocol buffers can take.
 MAX_CLIP_BYTES = 2**30
 
 
 class Clip(NamedTuple):
-    """One video, or a window of one, with its captions."""
+    """One video, or a window of one in seconds, with its captions."""
 
     video_id: str
     path: Path
@@ -37,10 +42,44 @@ class Clip(NamedTuple):
     split: str = "train"
 
 
+class Decoded(NamedTuple):
+    """A clip's frames as JPEG bytes, and how many its header promised."""
+
+    jpegs: list[bytes]
+    timestamps: np.ndarray
+    planned: int
+
+
+def problems(clips: list[Clip]) -> list[str]:
+    """Returns what is wrong with a list of clips, a line each."""
+    found = [] if clips else ["it has no clips"]
+    for video_id, count in collections.Counter(clip.video_id for clip in clips).items():
+        if count > 1:
+            found.append(f"id {video_id!r}: {count} clips have it, each needs its own")
+    for clip in clips:
+        if not clip.video_id:
+            found.append(f"{clip.path}: its id is empty")
+        if not clip.captions or not all(caption.strip() for caption in clip.captions):
+            found.append(f"id {clip.video_id!r}: no caption, or an empty one")
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", clip.split) or clip.split == "all":
+            found.append(
+                f"id {clip.video_id!r}: split {clip.split!r} is no name of letters, digits and _"
+            )
+        if (clip.start or 0) < 0 or (clip.end is not None and clip.end < (clip.start or 0)):
+            found.append(f"id {clip.video_id!r}: no window from {clip.start} to {clip.end} seconds")
+    return found
+
+
+def several(lines: list[str]) -> str:
+    """Returns the lines in one, ten at most and then the count."""
+    rest = f"; and {len(lines) - 10} more, {len(lines)} in all" if len(lines) > 10 else ""
+    return "; ".join(lines[:10]) + rest
+
+
 def fingerprint(clip: Clip, *, rate: int, short_side: int) -> str | None:
     """Returns a name for the clip's frames under these settings; None if its file is missing."""
     try:
-        stat = os.stat(clip.path)
+        stat = Path(clip.path).stat()
     except OSError:
         return None
     made_of = [
@@ -51,18 +90,58 @@ def fingerprint(clip: Clip, *, rate: int, short_side: int) -> str | None:
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
 
 
-def load(path: Path) -> tuple[list[bytes], np.ndarray]:
-    """Returns the JPEG frames and timestamps of a finished file."""
-    with np.load(path, allow_pickle=False) as saved:
-        ends = np.cumsum(saved["lengths"])
-        data, timestamps = saved["data"].tobytes(), saved["timestamps"]
-    return [data[end - n : end] for end, n in zip(ends, np.diff(ends, prepend=0), strict=True)], (
-        timestamps
-    )
+def load(path: Path) -> Decoded:
+    """Returns the frames in a finished file."""
+    with open(path, "rb") as file, np.load(file) as saved:
+        data, lengths = saved["data"].tobytes(), saved["lengths"]
+        ends = np.cumsum(lengths)
+        jpegs = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        return Decoded(jpegs, saved["timestamps"], int(saved["planned"]))
 
 
-def decode_all(
-    jobs: dict[Path, Clip], *, rate: int, short_side: int, workers: int
+def decode(
+    clips: list[Clip],
+    work: Path,
+    *,
+    rate: int,
+    short_side: int,
+    workers: int | None = None,
+    allow_missing: bool = False,
+) -> tuple[list[tuple[Clip, Path]], list[dict]]:
+    """Decodes the clips into files in `work`; returns each clip with its file, and those skipped.
+
+    Both keep the clips' order. More than 1 % skipped is an error unless `allow_missing`.
+    """
+    names = [fingerprint(clip, rate=rate, short_side=short_side) for clip in clips]
+    paths = [work / f"{name}.npz" if name else None for name in names]
+    jobs = {
+        path: clip for clip, path in zip(clips, paths, strict=True) if path and not path.exists()
+    }
+    wrong = {}
+    with tqdm(total=len(clips), initial=len(clips) - len(jobs), desc="decode", unit="clip") as bar:
+        for path, problem in _parallel(jobs, (rate, short_side), workers or _cores()):
+            if problem:
+                wrong[path] = problem
+            bar.update()
+    done, skipped = [], []
+    for clip, path in zip(clips, paths, strict=True):
+        reason = wrong.get(path) if path else str(video.VideoError(clip.path, "missing"))
+        if reason:
+            print(f"skipped {clip.video_id}: {reason}", file=sys.stderr)
+            skipped.append({"id": clip.video_id, "split": clip.split, "reason": reason})
+        else:
+            done.append((clip, path))
+    if len(skipped) > MAX_SKIPPED * len(clips) and not allow_missing:
+        reasons = several([f"{clip['id']}: {clip['reason']}" for clip in skipped])
+        raise ValueError(
+            f"{len(skipped)} of {len(clips)} clips cannot be used, more than 1 %: {reasons}. Mend"
+            " them, take them off the list, or build without them: --allow-missing."
+        )
+    return done, skipped
+
+
+def _parallel(
+    jobs: dict[Path, Clip], settings: tuple[int, int], workers: int
 ) -> Iterator[tuple[Path, str | None]]:
     """Decodes each clip into its file; yields the file and what was wrong, None if nothing.
 
@@ -77,23 +156,24 @@ def decode_all(
             while running or (waiting and not broken):
                 while waiting and not broken and len(running) < 2 * workers:
                     try:
-                        task = pool.submit(_decode, jobs[waiting[0]], waiting[0], rate, short_side)
-                    except futures.process.BrokenProcessPool:
+                        task = pool.submit(_decode, jobs[waiting[0]], waiting[0], *settings)
+                    except BrokenProcessPool:
                         broken = True
                     else:
                         running[task] = waiting.popleft()
                 for task in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
                     path = running.pop(task)
-                    if isinstance(task.exception(), futures.process.BrokenProcessPool):
+                    if isinstance(task.exception(), BrokenProcessPool):
                         broken = True
                         suspects.append(path)
                     else:
                         yield path, task.result()
         for path in suspects:
             with _pool(1) as pool:
-                task = pool.submit(_decode, jobs[path], path, rate, short_side)
-                if isinstance(task.exception(), futures.process.BrokenProcessPool):
-                    yield path, f"{jobs[path].path}: unreadable (its decoding process died)"
+                task = pool.submit(_decode, jobs[path], path, *settings)
+                if isinstance(task.exception(), BrokenProcessPool):
+                    reason = ("unreadable", "its decoding process died")
+                    yield path, str(video.VideoError(jobs[path].path, *reason))
                 else:
                     yield path, task.result()
 
@@ -101,7 +181,15 @@ def decode_all(
 def _pool(workers: int) -> futures.ProcessPoolExecutor:
     # Spawned, since a fork of a process that runs threads (JAX, ffmpeg) can deadlock.
     context = multiprocessing.get_context("spawn")
-    return futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise ValueError(
+            "The decoding processes do not start: a script that builds shards must do so below"
+            ' `if __name__ == "__main__":`.'
+        ) from None
+    return pool
 
 
 def _follow_parent() -> None:
@@ -115,19 +203,21 @@ def _follow_parent() -> None:
 
 
 def _decode(clip: Clip, path: Path, rate: int, short_side: int) -> str | None:
+    """Decodes one clip into its file, whole or not at all; returns what was wrong."""
+    jpegs, timestamps, size = [], [], 0
     try:
-        jpegs, timestamps = [], []
-        for image, time in video.sample(
-            clip.path, rate=rate, start=clip.start, end=clip.end, short_side=short_side
-        ):
-            jpegs.append(frames.encode_jpeg(image))
+        planned = video.plan(clip.path, rate=rate, start=clip.start, end=clip.end)
+        for image, time in video.decode(clip.path, planned):
+            jpegs.append(frames.encode_jpeg(frames.resize_short_side(image, short_side)))
             timestamps.append(time)
-            if sum(map(len, jpegs)) > MAX_CLIP_BYTES:
+            size += len(jpegs[-1])
+            if size > MAX_CLIP_BYTES:
                 raise video.VideoError(clip.path, "unreadable", "more than 1 GiB of frames")
     except video.VideoError as error:
         return str(error)
-    except ValueError as error:
-        return f"{clip.path}: unreadable ({error})"
+    except Exception as error:  # one strange clip must not cost the others
+        detail = f"{type(error).__name__}: {error}"
+        return str(video.VideoError(clip.path, "unreadable", detail))
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with open(partial, "wb") as file:
         np.savez(
@@ -135,6 +225,12 @@ def _decode(clip: Clip, path: Path, rate: int, short_side: int) -> str | None:
             data=np.frombuffer(b"".join(jpegs), np.uint8),
             lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
             timestamps=np.array(timestamps, np.float32),
+            planned=len(planned),
         )
     os.replace(partial, path)
     return None
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

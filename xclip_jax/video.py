@@ -49,30 +49,25 @@ def read(
     short_side: int = 224,
 ) -> tuple[list[Image.Image], np.ndarray]:
     """Returns the sampled frames, resized, and the seconds of each after the clip's first frame."""
-    samples = list(sample(path, rate=rate, start=start, end=end, short_side=short_side))
-    return [image for image, _ in samples], np.array([time for _, time in samples], np.float32)
+    images, times = [], []
+    for image, time in decode(path, plan(path, rate=rate, start=start, end=end)):
+        images.append(frames.resize_short_side(image, short_side))
+        times.append(time)
+    return images, np.array(times, np.float32)
 
 
-def sample(
-    path: str | Path,
-    *,
-    rate: int = 1,
-    start: float | None = None,
-    end: float | None = None,
-    short_side: int = 224,
-) -> Iterator[tuple[Image.Image, float]]:
-    """Yields each sampled frame, resized, and its time; at least one, or it raises."""
+def plan(
+    path: str | Path, *, rate: int = 1, start: float | None = None, end: float | None = None
+) -> np.ndarray:
+    """Returns the indices of the frames to sample; fewer may be there if the data end early."""
     frame_count, fps = probe(path)
     indices = frames.second_indices(frame_count, fps, rate=rate, start=start, end=end)
+    if not len(indices):
+        window = f"{start} to {end} s of {frame_count} frames at {fps:g} a second"
+        raise VideoError(path, "zero frames", window)
     if len(indices) > MAX_SAMPLES:
         raise VideoError(path, "unreadable", f"{len(indices)} samples, at most {MAX_SAMPLES}")
-    done = 0
-    for image, time in decode(path, indices):
-        yield frames.resize_short_side(image, short_side), time
-        done += 1
-    if not done:
-        window = "" if start is None and end is None else f" between {start} and {end} seconds"
-        raise VideoError(path, "zero frames", f"its header says {frame_count}{window}")
+    return indices
 
 
 def probe(path: str | Path) -> tuple[int, float]:
@@ -94,11 +89,12 @@ def probe(path: str | Path) -> tuple[int, float]:
 def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Image, float]]:
     """Yields the frames of these ascending indices, upright and whole, and the time of each.
 
-    Data that ends before the last index ends the frames (parity: the first failed read ends the
-    originals' sampling); a damaged packet within is passed over, as OpenCV does.
+    At least one, or it raises. Data that ends before the last index ends the frames (parity: the
+    first failed read ends the originals' sampling); a damaged packet within is passed over, as
+    OpenCV does.
     """
     wanted = iter(indices)
-    target = next(wanted, None)
+    target, yielded = next(wanted, None), 0
     first_time, pixels = None, 0
     with _open(path) as container:
         stream = _video_stream(container, path)
@@ -112,7 +108,9 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
             first_time = time if first_time is None else first_time
             if i == target:
                 yield _upright(frame, path), time - first_time
-                target = next(wanted, None)
+                target, yielded = next(wanted, None), yielded + 1
+    if target is not None and not yielded:
+        raise VideoError(path, "zero frames", "its data end before the first frame wanted")
 
 
 def _open(path: str | Path) -> av.container.InputContainer:
