@@ -17,7 +17,9 @@ from jaxtyping import Array, Float
 
 MAX_LOGIT_SCALE = math.log(100)
 # CLIP's parameters outside the blocks that train whatever is frozen (SPEC 7.3).
-_NEVER_FROZEN = re.compile(r"clip/(logit_scale|visual/(ln_post|proj|conv2)|text/(ln_final|text_proj))")
+_NEVER_FROZEN = re.compile(
+    r"clip/(logit_scale|visual/(ln_post|proj|conv2)|text/(ln_final|text_proj))"
+)
 _MATRIX = re.compile(r"(kernel|proj|text_projection|conv2)$")
 
 
@@ -59,7 +61,9 @@ def create(
             0.0, learning_rate, max(1, round(warmup_fraction * total_steps)), math.ceil(total_steps)
         )
         return Optimizer(adamw(schedule, weight_decay=weight_decay, **groups), schedule)
-    raise ValueError(f"optimizer {name!r} is unknown: set config.optimizer.name to bertadam or adamw.")
+    raise ValueError(
+        f"optimizer {name!r} is unknown: set config.optimizer.name to bertadam or adamw."
+    )
 
 
 def warmup_cosine(progress, warmup: float):
@@ -92,7 +96,9 @@ def bertadam(
 
     def update(grads, state, params):
         trainable = trainable_masks(params, freeze_layers)
-        rates = jax.tree.map(lambda rate: rate * schedule(state["step"]), _rates(params, clip_multiplier))
+        rates = jax.tree.map(
+            lambda rate: rate * schedule(state["step"]), _rates(params, clip_multiplier)
+        )
         decays = _decays(params, weight_decay)
         grads = jax.tree.map(lambda g, on: g * on, grads, trainable)
         norm = optax.tree.norm(grads)
@@ -142,7 +148,7 @@ def adamw(
 
 
 def clamp_logit_scale(params: dict) -> dict:
-    """Returns the parameters with exp(logit_scale) at most 100; done after every step (SPEC 3.4)."""
+    """Returns the parameters with exp(logit_scale) at most 100, as after every step (SPEC 3.4)."""
     scale = jnp.minimum(params["clip"]["logit_scale"], jnp.float32(MAX_LOGIT_SCALE))
     return params | {"clip": params["clip"] | {"logit_scale": scale}}
 

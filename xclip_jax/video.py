@@ -4,6 +4,7 @@ Frame rate, frame count and upright rotation are taken as OpenCV takes them, sin
 sample by them. Files may come from strangers: what a file can cost is bounded below.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -113,17 +114,19 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
         raise VideoError(path, "zero frames", "its data end before the first frame wanted")
 
 
-def _open(path: str | Path) -> av.container.InputContainer:
-    # The absolute path keeps ffmpeg from reading "a:b.mp4" as an address; the white list keeps
-    # playlists within a file from opening one.
-    path = Path(path).absolute()
-    if not path.is_file():
-        raise VideoError(path, "missing", "no such file")
-    limits = {"protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
+    if not Path(path).is_file():
+        raise VideoError(path, "missing")
+    # Read through Python and with no protocol allowed, a playlist cannot open other files or
+    # addresses, nor is "a:b.mp4" taken for one.
+    options = {"protocol_whitelist": "none", "max_pixels": str(MAX_FRAME_PIXELS)}
     try:
-        return av.open(str(path), options=limits, metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(path, "unreadable", str(error)) from None
+        with open(path, "rb") as file, av.open(file, options=options) as container:
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(path, "unreadable", reason) from None
 
 
 def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
@@ -179,9 +182,6 @@ def _upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
     longer, shorter = max(frame.width, frame.height), min(frame.width, frame.height)
     if longer * shorter > MAX_FRAME_PIXELS or longer > MAX_ASPECT * shorter:
         raise VideoError(path, "unreadable", f"frames of {frame.width} x {frame.height} pixels")
-    try:
-        image = frame.to_image()
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoError(path, "unreadable", str(error)) from None
+    image = frame.to_image()
     turn = _TURNS.get(round(frame.rotation) % 360)
     return image if turn is None else image.transpose(turn)

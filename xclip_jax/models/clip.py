@@ -102,8 +102,8 @@ class ImageTower(nnx.Module):
             kernel = self.conv2[...].astype(self.dtype)
             x = sum(around[:, i : i + f].astype(self.dtype) @ kernel[i] for i in range(3))
         else:
-            x = self.conv1(patches)
-        x = x.reshape(b * f, *x.shape[2:])
+            x = self.conv1(patches.reshape(-1, patches.shape[-1]))
+        x = x.reshape(b * f, patches.shape[2], -1)
         first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, x.shape[-1]))
         x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype))
@@ -149,8 +149,9 @@ class TextTower(nnx.Module):
         length = tokens.shape[1]
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         x = self.transformer(shard_batch(x.astype(self.dtype)), causal_bias(length))
-        x = self.ln_final(x).astype(self.dtype) @ self.text_projection[...].astype(self.dtype)
-        words = x.astype(jnp.float32)
+        x = self.ln_final(x).astype(self.dtype).reshape(-1, x.shape[-1])
+        x = x @ self.text_projection[...].astype(self.dtype)
+        words = x.astype(jnp.float32).reshape(*tokens.shape, -1)
         end = jnp.argmax(tokens, axis=1)  # the end-of-text token has the largest id
         return jnp.take_along_axis(words, end[:, None, None], axis=1)[:, 0], words
 
@@ -199,5 +200,3 @@ def create_clip(
         **common,
     )
     return CLIP(visual=visual, text=text)
-
-

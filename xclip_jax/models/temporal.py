@@ -32,9 +32,7 @@ def pool(x: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Float[Array, "V 
 class MeanP(nnx.Module):
     """Leaves the frames as they are; `pool` then takes their mean."""
 
-    def __call__(
-        self, x: Float[Array, "V F E"], mask: Bool[Array, "V F"]
-    ) -> Float[Array, "V F E"]:
+    def __call__(self, x: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Float[Array, "V F E"]:
         """Returns x."""
         return x
 
@@ -59,9 +57,7 @@ class SeqTransf(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
-        self, x: Float[Array, "V F E"], mask: Bool[Array, "V F"]
-    ) -> Float[Array, "V F E"]:
+    def __call__(self, x: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Float[Array, "V F E"]:
         """Returns the frames plus what the others tell about each; padded frames are not seen."""
         bias = jnp.where(mask, jnp.float32(0), jnp.float32(PADDED))[:, None, None, :]
         h = x + self.frame_position_embeddings[: x.shape[1]]
@@ -79,15 +75,11 @@ class SeqLSTM(nnx.Module):
             return jax.random.uniform(key, shape, dtype, -limit, limit)
 
         def linear() -> nnx.Linear:
-            return nnx.Linear(
-                width, 4 * width, kernel_init=uniform, bias_init=uniform, rngs=rngs
-            )
+            return nnx.Linear(width, 4 * width, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
         self.ih, self.hh = linear(), linear()
 
-    def __call__(
-        self, x: Float[Array, "V F E"], mask: Bool[Array, "V F"]
-    ) -> Float[Array, "V F E"]:
+    def __call__(self, x: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Float[Array, "V F E"]:
         """Returns the frames plus the hidden state after each; padding follows the valid frames,
         so what it adds there is masked out by `pool` and never reaches a valid frame."""
 

@@ -57,11 +57,14 @@ class Block(nnx.Module):
     ) -> Float[Array, "B N D"]:
         """Returns the block's output; `bias` is added to the attention scores in float32."""
         b, n, d = x.shape
+        # Every linear layer sees a matrix: with a [B, N, D] input XLA computes the gradient of
+        # the weights 2.6 times slower on a CPU.
+        x = x.reshape(b * n, d)
         qkv = self.in_proj(self.ln_1(x)).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        x = x + self.out_proj(jax.nn.dot_product_attention(q, k, v, bias).reshape(b, n, d))
+        x = x + self.out_proj(jax.nn.dot_product_attention(q, k, v, bias).reshape(b * n, d))
         h = self.c_fc(self.ln_2(x))
-        return x + self.c_proj(h * jax.nn.sigmoid(1.702 * h))
+        return (x + self.c_proj(h * jax.nn.sigmoid(1.702 * h))).reshape(b, n, d)
 
 
 class Transformer(nnx.Module):

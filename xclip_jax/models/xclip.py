@@ -63,9 +63,7 @@ class XCLIP(nnx.Module):
     def encode_text(self, tokens: Int[Array, "T W"], token_mask: Bool[Array, "T W"]) -> Text:
         """Returns unit sentence and word features; padded words have one too."""
         sentence, words = self.clip.text(tokens)
-        return Text(
-            shard_batch(normalize(sentence)), shard_batch(normalize(words)), token_mask
-        )
+        return Text(shard_batch(normalize(sentence)), shard_batch(normalize(words)), token_mask)
 
     def encode_video(
         self,

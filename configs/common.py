@@ -1,0 +1,120 @@
+"""Every default, and the argument behind the colon of `--config NAME:key=value,...`.
+
+A config file shows only what differs from here. Keys whose value is None are filled in from the
+architecture (`model.arch`) or, for the vocabulary's size, from the vocabulary.
+"""
+
+from types import SimpleNamespace
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults: X-CLIP as released, on CLIP ViT-B/32."""
+    config = ml_collections.ConfigDict()
+    config.seed = 42  # the references'
+    config.epochs = 5.0
+    config.batch_size = 128  # of the whole run, however many devices share it
+    config.eval_batch_size = 64
+    config.fsdp = 1  # devices that share each parameter; 1 keeps all of them on each
+    config.eval_every_steps = 500
+    config.save_every_steps = 500
+    config.report_every_steps = 20
+    config.keep_checkpoints = 2  # the latest ones; the best by t2v/r1 is kept beside them
+
+    config.data = ml_collections.ConfigDict()
+    config.data.dir = ""  # the folder that `xclip-jax build` wrote
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.twin_split = ""  # the evaluation clips played backwards, where a data set has them
+    config.data.vocab = ""  # a vocabulary file; searched for where empty
+    config.data.max_words = 32
+    config.data.max_frames = 12
+    config.data.slice_position = 2  # of more frames: 0 the first, 1 the last, 2 evenly spread
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "xclip"
+    config.model.arch = "vit_b32"  # vit_b32, vit_b16, vit_l14, or custom: all sizes given below
+    for size in (
+        "embed_dim",
+        "image_size",
+        "patch_size",
+        "vision_layers",
+        "vision_width",
+        "text_width",
+        "text_layers",
+        "context_length",
+        "vocab_size",
+    ):
+        config.model[size] = placeholder(int)
+    config.model.head = "seqTransf"  # meanP, seqTransf, seqLSTM
+    config.model.temporal_layers = 4  # the released code's; the paper's text says 3
+    config.model.linear_patch = "2d"
+    config.model.contrasts = ("video_sentence", "video_word", "sentence_frame", "frame_word")
+    config.model.aggregation = "aosm"  # or mean_mean, mean_max, max_mean, max_max
+    config.model.temperature = 0.01
+    config.model.learned_mixing = True  # the released code's eight matrices; the paper has none
+    config.model.mask_padding = False  # True keeps padded words and frames out of every softmax
+    config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
+    config.model.remat = False  # True computes activations again instead of keeping them
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "bertadam"  # or adamw, for models trained from scratch
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.clip_multiplier = 1e-3  # CLIP's own weights learn a thousand times slower
+    config.optimizer.warmup_fraction = 0.1
+    config.optimizer.weight_decay = 0.2
+    config.optimizer.freeze_layers = 0  # blocks below it, and CLIP's embeddings; -1: nothing
+    return config
+
+
+def parse_arg(arg: str, **defaults) -> SimpleNamespace:
+    """Returns `defaults` overridden by "key=value,key=value"; a bare key means True.
+
+    Values take the type of the default.
+    """
+    values = dict(defaults)
+    for item in filter(None, arg.split(",")):
+        key, _, text = item.partition("=")
+        if key not in defaults:
+            raise ValueError(
+                f"config argument {key!r} is unknown: this config takes"
+                f" {', '.join(defaults) or 'none'}."
+            )
+        kind = type(defaults[key])
+        try:
+            if kind is bool:
+                values[key] = {"": True, "true": True, "false": False}[text.lower()]
+            else:
+                values[key] = kind(text)
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"config argument {item!r}: expected {key}=<{kind.__name__}>."
+            ) from None
+    return SimpleNamespace(**values)
+
+
+def from_scratch(config: ml_collections.ConfigDict) -> None:
+    """Sets what a model without CLIP weights needs: AdamW, one learning rate, nothing frozen."""
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.clip_multiplier = 1.0
+    config.optimizer.freeze_layers = -1
+    config.optimizer.weight_decay = 0.1
+
+
+def small(config: ml_collections.ConfigDict, *, image_size: int) -> None:
+    """Sets a model of two layers a tower, for training from scratch on a CPU."""
+    config.model.arch = "custom"
+    config.model.image_size, config.model.patch_size = image_size, 16
+    config.model.embed_dim = config.model.vision_width = config.model.text_width = 128
+    config.model.vision_layers = config.model.text_layers = config.model.temporal_layers = 2
+    config.model.context_length = 77
+
+
+def shrink(config: ml_collections.ConfigDict) -> None:
+    """Makes any run a smoke test: a small model, small batches, a tenth of an epoch."""
+    small(config, image_size=64)
+    config.batch_size = config.eval_batch_size = 8
+    config.epochs = 0.1

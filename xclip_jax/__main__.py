@@ -1,0 +1,5 @@
+"""`python -m xclip_jax` is `xclip-jax`."""
+
+from xclip_jax.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""Saving and restoring the train state, a nested dict of arrays, with Orbax.
+
+A checkpoint at step s means s updates done and batch s next. It is written under a temporary name
+and renamed when whole, so a killed run never leaves half of one behind.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+BEST = "t2v/r1"
+
+
+def open_folder(workdir: Path | str, *, keep: int) -> ocp.training.Checkpointer:
+    """Returns the checkpointer of `workdir`; it keeps the latest `keep` and the best by t2v/r1."""
+    policies = ocp.training.preservation_policies
+    return ocp.training.Checkpointer(
+        _folder(workdir),
+        preservation_policy=policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[BEST],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        ),
+        cleanup_tmp_directories=True,
+    )
+
+
+def save(
+    checkpointer: ocp.training.Checkpointer, state: dict, *, metrics: Mapping[str, float] | None
+) -> None:
+    """Saves `state` in the background under its step, which must not have been saved before."""
+    checkpointer.save_async(
+        int(state["step"]), state, metrics=dict(metrics) if metrics else None, force=True
+    )
+
+
+def restore(checkpointer: ocp.training.Checkpointer, abstract: dict) -> dict | None:
+    """Returns the latest state, laid out as `abstract` says, or None where there is none."""
+    if checkpointer.latest is None:
+        return None
+    return checkpointer.load(checkpointer.latest, abstract)
+
+
+def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
+    """Returns the parameters of a run's checkpoint on one device, and its step.
+
+    Args:
+      which: "last", "best" (by t2v/r1 as evaluated while training) or a step number.
+    """
+    folder = _folder(workdir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{workdir} holds no checkpoints: expected the folder {folder}.")
+    with ocp.training.Checkpointer(folder) as checkpointer:
+        found = {checkpoint.step: checkpoint for checkpoint in checkpointer.checkpoints}
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no finished checkpoint yet.")
+        if which == "last":
+            step = max(found)
+        elif which == "best":
+            rated = {
+                step: checkpoint.metrics[BEST]
+                for step, checkpoint in found.items()
+                if checkpoint.metrics
+            }
+            if not rated:
+                raise ValueError(f"no checkpoint in {folder} was evaluated: choose 'last'.")
+            step = max(rated, key=lambda step: (rated[step], step))  # the later one wins a tie
+        elif which.isdigit() and int(which) in found:
+            step = int(which)
+        else:
+            raise ValueError(
+                f"checkpoint {which!r} is not in {folder}: choose last, best or one of"
+                f" {sorted(found)}."
+            )
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        metadata = checkpointer.metadata(step).metadata
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
+        )
+        return checkpointer.load(step, abstract)["params"], step
+
+
+def _folder(workdir: Path | str) -> Path:
+    return Path(workdir).absolute() / "checkpoints"

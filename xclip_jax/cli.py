@@ -1,0 +1,247 @@
+"""The command line: `xclip-jax demo | build | train | eval | search`.
+
+A user's mistake, a ValueError or FileNotFoundError from anywhere below, becomes one line without a
+traceback. Imports stand in the commands, so that `--help` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+EXAMPLES = """examples:
+  xclip-jax demo                                    see all of it work, in four minutes on a CPU
+  xclip-jax build jsonl --captions clips.jsonl --out shards/mine
+  xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
+  xclip-jax eval --workdir runs/mine --split test
+  xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command; exits with 2 after a line on stderr where the input is at fault."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TFDS writes with TensorFlow: no chatter
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        arguments.run(arguments)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if os.environ.get("XCLIP_JAX_TRACEBACK"):
+            raise
+        print(f"xclip-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("xclip-jax: interrupted; run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="xclip-jax",
+        description="Text-video retrieval in JAX: find the video for a sentence.",
+        epilog=EXAMPLES + "\nXCLIP_JAX_TRACEBACK=1 shows where an error came from.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+
+    def command(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run, overrides=[])
+        return added
+
+    demo = command("demo", _demo, "render, build, train, evaluate, search", "xclip-jax demo")
+    demo.add_argument("--out", default="demo", help="folder for all of it (default: demo)")
+
+    build = command(
+        "build",
+        _build,
+        "turn video files into TFRecord frame shards",
+        "xclip-jax build jsonl --captions clips.jsonl --out shards/mine",
+    )
+    build.add_argument(
+        "name", choices=["jsonl", "shapes"], help="your own clips, or the embedded moving shapes"
+    )
+    build.add_argument("--out", required=True, help="folder for the shards")
+    build.add_argument(
+        "--captions",
+        help='jsonl: a JSON-lines file of {"video": path, "captions": [...], "id"?, "start"?,'
+        ' "end"?, "split"?}, a JSON list of them, or a CSV with these columns',
+    )
+    build.add_argument("--videos", help="jsonl: folder that relative paths start from")
+    build.add_argument("--short-side", type=int, default=224, help="pixels (default: 224)")
+    build.add_argument("--rate", type=int, default=1, help="frames kept a second (default: 1)")
+    build.add_argument("--vocab", help="jsonl: a vocabulary file to lay beside the shards")
+    build.add_argument("--clips", type=int, default=4000, help="shapes: training clips")
+    build.add_argument("--test-clips", type=int, default=100, help="shapes: test clips")
+    build.add_argument("--seed", type=int, default=0, help="shapes: of the generator")
+    build.add_argument("--workers", type=int, help="processes (default: one a core)")
+    build.add_argument(
+        "--allow-missing", action="store_true", help="build although over 1 %% of clips fail"
+    )
+
+    train = command(
+        "train",
+        _train,
+        "train a model, or go on with a run that was stopped",
+        "xclip-jax train --config shapes:head=meanP --workdir runs/shapes --config.batch_size=32",
+    )
+    train.add_argument(
+        "--config", required=True, help="a config's name or path, with :key=value,... for arguments"
+    )
+    train.add_argument("--workdir", required=True, help="folder of the run")
+    train.epilog += "\n--config.KEY=VALUE overrides any key of the config."
+
+    evaluate = command(
+        "eval",
+        _eval,
+        "score a trained model on a split",
+        "xclip-jax eval --workdir runs/mine --split test",
+    )
+    evaluate.add_argument("--workdir", required=True, help="folder of the run")
+    evaluate.add_argument("--data", help="shards (default: those of training)")
+    evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
+    evaluate.add_argument("--checkpoint", default="last", help="last, best or a step")
+    evaluate.add_argument(
+        "--ties",
+        default="average",
+        choices=["average", "reference", "optimistic", "pessimistic"],
+        help="what equal scores count as (default: average)",
+    )
+
+    search = command(
+        "search",
+        _search,
+        "find the clips of a folder that match a text",
+        'xclip-jax search --workdir runs/mine --videos ~/clips "a dog runs" "a man cooks"',
+    )
+    search.add_argument("queries", nargs="+", metavar="QUERY", help="what to look for")
+    search.add_argument("--workdir", required=True, help="folder of the run")
+    search.add_argument("--videos", required=True, help="folder of clips")
+    search.add_argument("--features", help="file for the clips' features (default: in the workdir)")
+    search.add_argument("--checkpoint", default="last", help="last, best or a step")
+    search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
+
+    arguments, rest = parser.parse_known_args(argv)
+    takes_overrides = arguments.run is _train
+    strange = [word for word in rest if not (takes_overrides and word.startswith("--config."))]
+    if strange:
+        parser.error(f"unknown argument {' '.join(strange)}; see xclip-jax --help")
+    arguments.overrides = rest
+    return arguments
+
+
+def _demo(arguments) -> None:
+    from xclip_jax import demo
+
+    demo.run(Path(arguments.out))
+
+
+def _build(arguments) -> None:
+    _needs_build_extra()
+    from xclip_jax.data.build import build
+    from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
+
+    captions, root, vocab = arguments.captions, arguments.videos, arguments.vocab
+    if arguments.name == "shapes":
+        from xclip_jax.data import synthetic
+
+        rendered = Path(arguments.out) / "rendered"
+        facts = synthetic.render(
+            rendered,
+            train_clips=arguments.clips,
+            test_clips=arguments.test_clips,
+            seed=arguments.seed,
+            workers=arguments.workers,
+        )
+        print(json.dumps(facts))
+        captions, root, vocab = rendered / "captions.jsonl", None, rendered / "merges.txt"
+    elif captions is None:
+        raise ValueError("build jsonl needs --captions FILE, the list of clips.")
+    manifest = build(
+        read_clips(captions, root),
+        arguments.out,
+        name=arguments.name,
+        short_side=64 if arguments.name == "shapes" else arguments.short_side,
+        rate=arguments.rate,
+        workers=arguments.workers,
+        allow_missing=arguments.allow_missing,
+        source=str(captions),
+        vocab=vocab,
+    )
+    for split, counts in manifest["splits"].items():
+        print(
+            f"{split}: {counts['present']} of {counts['official']} videos,"
+            f" {counts['captions']} captions"
+        )
+    print(f"{len(manifest['skipped'])} skipped; shards are in {arguments.out}")
+
+
+def _needs_build_extra() -> None:
+    if missing := [name for name in ("tensorflow", "matplotlib") if not find_spec(name)]:
+        raise ValueError(
+            f"this command needs {' and '.join(missing)}: pip install 'xclip_jax[build]'"
+        )
+
+
+def _train(arguments) -> None:
+    from xclip_jax import config_loader, train
+
+    config = config_loader.load(arguments.config, arguments.overrides)
+    train.train_and_evaluate(config, arguments.workdir, progress=sys.stderr.isatty())
+
+
+def _eval(arguments) -> None:
+    from xclip_jax import evaluate, metrics, workdir
+    from xclip_jax.records import Shards
+
+    trained = workdir.load(arguments.workdir, arguments.checkpoint)
+    data = trained.config.data
+    folder = arguments.data or data.dir
+    split = arguments.split or data.eval_split
+    twins = data.twin_split if split == data.eval_split and data.twin_split else None
+    shards = Shards(folder, split)
+    scores = evaluate.run(
+        evaluate.make_encoders(trained.graphdef),
+        trained.params,
+        shards,
+        trained.tokenizer,
+        twins=Shards(folder, twins) if twins else None,
+        batch_size=trained.config.eval_batch_size,
+        max_words=data.max_words,
+        max_frames=data.max_frames,
+        image_size=trained.sizes["image_size"],
+        slice_position=data.slice_position,
+        ties=arguments.ties,
+        progress=sys.stderr.isatty(),
+    )
+    print(
+        f"{folder}, split {split}: {len(shards)} videos,"
+        f" {int(shards.captions_per_video.sum())} captions; step {trained.step}"
+        f" ({arguments.checkpoint}); ties {arguments.ties}; no post-processing"
+    )
+    print(metrics.table(scores))
+    print(json.dumps({"split": split, "step": trained.step, "ties": arguments.ties} | scores))
+
+
+def _search(arguments) -> None:
+    from xclip_jax import evaluate, search, workdir
+
+    if arguments.k < 1:
+        raise ValueError(f"-k {arguments.k}: expected 1 or more.")
+    trained = workdir.load(arguments.workdir, arguments.checkpoint)
+    folder = Path(arguments.videos)
+    default = Path(arguments.workdir) / f"features-{folder.absolute().name}.npz"
+    encoders = evaluate.make_encoders(trained.graphdef)
+    index = search.index_folder(trained, encoders, folder, arguments.features or default)
+    found = search.search(trained, encoders, index, arguments.queries, k=arguments.k)
+    for query, answers in zip(arguments.queries, found, strict=True):
+        print(f"\n{query}")
+        for rank, (path, score) in enumerate(answers, 1):
+            print(f"{rank:3d}. {score:8.3f}  {path}")

@@ -1,0 +1,76 @@
+"""From `--config NAME:argument` and `--config.key=value` to a config; every mistake is one line."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from xclip_jax import configs
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """Returns the config of "name:argument" or "path.py:argument" with `--config.key=value`s."""
+    name, _, argument = spec.partition(":")
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"--config {name}: there is no such file.")
+        module_spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(f"xclip_jax.configs.{name}")
+        except ModuleNotFoundError:
+            known = {found.name for found in pkgutil.iter_modules(configs.__path__)} - {"common"}
+            raise ValueError(
+                f"--config {name!r} is unknown: expected one of {', '.join(sorted(known))}, or"
+                " the path of a .py file."
+            ) from None
+    config = module.get_config(argument)
+    for override in overrides:
+        key, equals, text = override.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ValueError(f"{override}: expected --config.{key}=VALUE.")
+        _override(config, key, text)
+    return config
+
+
+def _override(config, key: str, text: str) -> None:
+    parent, _, leaf = key.rpartition(".")
+    node = config
+    try:
+        for part in filter(None, parent.split(".")):
+            node = node[part]
+        old = node[leaf]
+    except (KeyError, TypeError):
+        close = difflib.get_close_matches(key, _keys(config), n=1)
+        hint = f"; did you mean --config.{close[0]}?" if close else ""
+        raise ValueError(f"--config.{key}: the config has no such key{hint}") from None
+    kind = node.get_type(leaf)
+    try:
+        if kind is str:
+            value = text
+        elif kind is bool:
+            value = {"true": True, "false": False}[text.lower()]
+        elif kind is tuple:
+            value = tuple(filter(None, text.split(",")))
+        else:
+            value = kind(ast.literal_eval(text))
+        node[leaf] = value
+    except (KeyError, TypeError, ValueError, SyntaxError):
+        raise ValueError(
+            f"--config.{key}={text}: expected a value of type {kind.__name__}, like {old!r}."
+        ) from None
+
+
+def _keys(config, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        keys += _keys(value, name + ".") if hasattr(value, "items") else [name]
+    return keys

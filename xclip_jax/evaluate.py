@@ -1,0 +1,179 @@
+"""Retrieval scores of a model on a split: each video encoded once, scores in bounded tiles."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from xclip_jax import input as pipeline
+from xclip_jax import metrics
+from xclip_jax.models.similarity import Text, Video
+from xclip_jax.records import Shards
+from xclip_jax.tokenizer import Tokenizer
+
+# Elements of a tile's [T, W, V, F] tensor, of which a handful are alive at once. On a CPU a tile
+# should stay near the caches (2^21 floats are 8 MB); an accelerator wants long matrix products.
+TILE_ELEMENTS = {"cpu": 2**21}
+TILE_ELEMENTS_ACCELERATOR = 2**26
+
+
+class Encoders(NamedTuple):
+    """The three verbs of a model, jitted, as functions of its parameters."""
+
+    text: Callable
+    video: Callable
+    similarity: Callable
+
+
+def make_encoders(graphdef) -> Encoders:
+    """Returns the jitted verbs; make them once, for each has its own cache of compilations."""
+
+    @jax.jit
+    def text(params, tokens, mask):
+        return nnx.merge(graphdef, params).encode_text(tokens, mask)
+
+    @jax.jit
+    def video(params, pixels, mask):
+        return nnx.merge(graphdef, params).encode_video(pixels, mask)
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def similarity(params, text, videos, start, *, size):
+        tile = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), videos)
+        return nnx.merge(graphdef, params).similarity(text, tile)
+
+    return Encoders(text, video, similarity)
+
+
+def encode_texts(
+    encoders: Encoders, params, tokenizer: Tokenizer, texts: list[str], *, max_words, batch_size
+) -> Text:
+    """Returns the features of all texts as NumPy arrays."""
+    tokens, mask = tokenizer(texts, max_words)
+    batches = [
+        _encode(
+            encoders.text,
+            params,
+            (tokens[i : i + batch_size], mask[i : i + batch_size]),
+            batch_size,
+        )
+        for i in range(0, len(texts), batch_size)
+    ]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+
+def encode_videos(encoders: Encoders, params, batches, *, batch_size: int) -> Video:
+    """Returns the features of all videos as NumPy arrays; `batches` yields (pixels, mask)."""
+    encoded = [_encode(encoders.video, params, batch, batch_size) for batch in batches]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *encoded)
+
+
+def _encode(encode: Callable, params, batch: tuple, batch_size: int):
+    """Pads a batch to its full size, so that one compilation serves all, and cuts the result."""
+    count = len(batch[0])
+    padded = [
+        np.concatenate([x, np.zeros((batch_size - count, *x.shape[1:]), x.dtype)]) for x in batch
+    ]
+    return jax.tree.map(lambda x: np.asarray(x)[:count], encode(params, *padded))
+
+
+def score(encoders: Encoders, params, text: Text, video: Video, *, progress: bool) -> np.ndarray:
+    """Returns the float32 [T, V] score matrix, computed in tiles of bounded memory."""
+    texts, videos = len(text.sentence), len(video.video)
+    rows, columns = tile_shape(texts, videos, text.mask.shape[1] * video.mask.shape[1])
+    padded = jax.tree.map(jnp.asarray, _pad(video, columns))
+    scores = np.empty((texts, videos), np.float32)
+    for i in tqdm(range(0, texts, rows), "scoring", unit="tile", disable=not progress, leave=False):
+        part = _pad(jax.tree.map(lambda x, i=i: x[i : i + rows], text), rows)
+        for j in range(0, videos, columns):
+            tile = encoders.similarity(params, part, padded, j, size=columns)
+            scores[i : i + rows, j : j + columns] = np.asarray(tile)[: texts - i, : videos - j]
+    return scores
+
+
+def tile_shape(texts: int, videos: int, elements: int) -> tuple[int, int]:
+    """Returns how many texts and videos make a tile when each pair takes `elements` floats."""
+    budget = TILE_ELEMENTS.get(jax.default_backend(), TILE_ELEMENTS_ACCELERATOR)
+    pairs = max(budget // elements, 1)
+    columns = min(2 ** int(np.log2(pairs) / 2 + 0.5), videos)
+    return max(1, min(pairs // columns, texts)), columns
+
+
+def _pad(features, size: int):
+    """Appends zeros up to a multiple of `size`."""
+
+    def pad(x):
+        return np.pad(x, [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1))
+
+    return jax.tree.map(pad, features)
+
+
+def run(
+    encoders: Encoders,
+    params,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    *,
+    twins: Shards | None,
+    batch_size: int,
+    max_words: int,
+    max_frames: int,
+    image_size: int,
+    slice_position: int,
+    ties: str = "average",
+    progress: bool = False,
+) -> dict[str, float]:
+    """Returns the retrieval metrics of a split; with `twins`, those of the reversed clips too.
+
+    `twins` holds for each video of the split the same frames played backwards. `twins/accuracy`
+    is the share of captions that prefer their own clip: 0.5 for a model blind to time.
+    """
+
+    def features(shards: Shards) -> tuple[Text, Video]:
+        captions: list[str] = []
+
+        def batches():
+            stream = pipeline.videos(
+                shards,
+                batch_size=batch_size,
+                max_frames=max_frames,
+                image_size=image_size,
+                slice_position=slice_position,
+            )
+            total = -(-len(shards) // batch_size)
+            for pixels, mask, texts in tqdm(
+                stream, "encoding", total, unit="batch", disable=not progress, leave=False
+            ):
+                captions.extend(texts)
+                yield pixels, mask
+
+        video = encode_videos(encoders, params, batches(), batch_size=batch_size)
+        text = encode_texts(
+            encoders, params, tokenizer, captions, max_words=max_words, batch_size=batch_size
+        )
+        return text, video
+
+    counts = shards.captions_per_video
+    text, video = features(shards)
+    if twins is None:
+        return metrics.retrieval(
+            score(encoders, params, text, video, progress=progress), counts, ties=ties
+        )
+    both = jax.tree.map(lambda *parts: np.concatenate(parts), (text, video), features(twins))
+    scores = score(encoders, params, *both, progress=progress)
+    texts, videos = len(text.sentence), len(video.video)
+    own = np.repeat(np.arange(videos), counts)
+    gallery = metrics.ranks(scores[:texts], own, ties=ties)
+    return (
+        metrics.retrieval(scores[:texts, :videos], counts, ties=ties)
+        | {f"twins/{name}": v for name, v in metrics.summarize(gallery, "t2v").items()}
+        | {
+            "twins/accuracy": metrics.twin_accuracy(
+                scores, np.concatenate([counts, twins.captions_per_video])
+            )
+        }
+    )

@@ -1,0 +1,113 @@
+"""What a training run says about itself: the progress line, metrics.jsonl and TensorBoard."""
+
+import json
+import math
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from xclip_jax import metrics
+
+
+class Reporter:
+    """Keeps time, prints the progress line, writes metrics.jsonl and, through clu, TensorBoard.
+
+    Losses stay on the device until a report is due, so that steps are not held up by fetching them.
+    """
+
+    def __init__(self, folder: Path, config, total: int, learning_rate):
+        self.config, self.total, self.learning_rate = config, total, learning_rate
+        self.writes = jax.process_index() == 0
+        self.file = folder / "metrics.jsonl"
+        self.tensorboard = None
+        if self.writes and find_spec("tensorflow") and find_spec("tensorboard"):
+            self.tensorboard = _summary_writer(folder / "tensorboard")
+        self.pending: list[tuple[int, dict]] = []
+        self.waited = 0.0
+
+    def start(self, step: int, params) -> None:
+        """Says what is about to happen."""
+        self.since, self.done = time.perf_counter(), step
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        self._say(
+            f"{self.config.model.name} of {size:,} parameters on {jax.device_count()}"
+            f" {jax.devices()[0].platform} device(s);"
+            f" {'starts' if step == 0 else f'goes on at step {step}'}, {self.total} steps of"
+            f" {self.config.batch_size} pairs"
+        )
+
+    def timed(self, function, *args):
+        """Calls `function` and counts its time as waiting for data."""
+        start = time.perf_counter()
+        result = function(*args)
+        self.waited += time.perf_counter() - start
+        return result
+
+    def add(self, step: int, measured: dict) -> None:
+        """Takes the metrics of the step that made update number `step`; reports when due."""
+        self.pending.append((step, measured))
+        if step % self.config.report_every_steps == 0 or step == self.total or step == 1:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Reports what is pending; raises FloatingPointError if a loss was not finite."""
+        if not self.pending:
+            return
+        steps, measured = zip(*self.pending, strict=True)
+        self.pending = []
+        measured = jax.device_get(measured)
+        for at, values in zip(steps, measured, strict=True):
+            if not math.isfinite(values["train/loss"]):
+                raise FloatingPointError(
+                    f"the loss became {values['train/loss']} at step {at}; nothing was saved since"
+                    " it was finite. Lower config.optimizer.learning_rate, or look at the clips"
+                    f" of that batch (config.seed={self.config.seed})."
+                )
+        seconds = time.perf_counter() - self.since
+        rate = (step - self.done) / seconds
+        report = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]} | {
+            "train/steps_per_second": rate,
+            "train/data_wait": self.waited / seconds,
+            "train/learning_rate": float(self.learning_rate(step - 1)),
+        }
+        eta = int((self.total - step) / rate)
+        clip_rate = report["train/learning_rate"] * self.config.optimizer.clip_multiplier
+        self._say(
+            f"step {step}/{self.total}  loss {report['train/loss']:.4f}  {rate:.2f} steps/s"
+            f"  ETA {eta // 60}:{eta % 60:02d}  data wait {report['train/data_wait']:.0%}"
+            f"  lr {report['train/learning_rate']:.1e} (CLIP {clip_rate:.1e})"
+        )
+        self._write(step, report)
+        self.since, self.done, self.waited = time.perf_counter(), step, 0.0
+
+    def evaluated(self, step: int, scores: dict[str, float]) -> None:
+        """Prints and writes the retrieval metrics; the clock starts anew."""
+        self._say(f"step {step}/{self.total}  evaluated\n{metrics.table(scores)}")
+        self._write(step, scores)
+        self.since, self.waited = time.perf_counter(), 0.0
+
+    def _say(self, text: str) -> None:
+        if self.writes:
+            print(text, flush=True)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        if self.writes:
+            with self.file.open("a") as file:
+                file.write(json.dumps({"step": step} | values) + "\n")
+        if self.tensorboard:
+            self.tensorboard.write_scalars(step, values)
+            self.tensorboard.flush()
+
+
+def _summary_writer(folder: Path):
+    """Returns clu's TensorBoard writer; TensorFlow must not take the accelerator from JAX."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+    from clu import metric_writers
+
+    tf.config.set_visible_devices([], "GPU")
+    return metric_writers.SummaryWriter(str(folder))

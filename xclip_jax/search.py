@@ -1,0 +1,173 @@
+"""Answers text queries over a folder of clips: encoded once, kept in one file.
+
+The file holds the features of every clip with its path, size and time of change, so a second search
+encodes only what is new. Features of another model are never mixed in.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from xclip_jax import evaluate, frames, video
+from xclip_jax.models.similarity import Video
+from xclip_jax.workdir import Trained
+
+SUFFIXES = {
+    *(".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
+}
+
+
+class Index(NamedTuple):
+    """The clips of a folder and their features, in the order of `paths`."""
+
+    paths: list[str]
+    features: Video
+
+
+def index_folder(
+    trained: Trained, encoders: evaluate.Encoders, folder: Path | str, file: Path | str
+) -> Index:
+    """Returns the features of every clip below `folder`, encoding only what `file` lacks.
+
+    A clip that cannot be read is named on stderr and left out.
+    """
+    folder, file = Path(folder), Path(file)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--videos {folder} is not a folder.")
+    clips = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not clips:
+        raise ValueError(
+            f"{folder} holds no video: looked for {', '.join(sorted(SUFFIXES))}, in its"
+            " subfolders too."
+        )
+    model = fingerprint(trained)
+    known = _read(file, model)
+    keys = {path: _key(path) for path in clips}
+    missing = [path for path in clips if keys[path] not in known]
+    if missing:
+        known |= _encode(trained, encoders, missing, keys)
+        kept = {keys[path]: known[keys[path]] for path in clips if keys[path] in known}
+        if not kept:
+            raise ValueError(f"none of the {len(clips)} clips in {folder} can be read.")
+        _write(file, model, kept)
+    paths = [path for path in clips if keys[path] in known]
+    rows = [known[keys[path]] for path in paths]
+    return Index([str(path) for path in paths], jax.tree.map(lambda *x: np.stack(x), *rows))
+
+
+def search(
+    trained: Trained, encoders: evaluate.Encoders, index: Index, queries: list[str], *, k: int
+) -> list[list[tuple[str, float]]]:
+    """Returns for each query the `k` best clips as (path, score), best first."""
+    text = evaluate.encode_texts(
+        encoders,
+        trained.params,
+        trained.tokenizer,
+        queries,
+        max_words=trained.config.data.max_words,
+        batch_size=min(len(queries), trained.config.eval_batch_size),
+    )
+    scores = evaluate.score(encoders, trained.params, text, index.features, progress=False)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return [
+        [(index.paths[j], float(row[j])) for j in order]
+        for row, order in zip(scores, best, strict=True)
+    ]
+
+
+def fingerprint(trained: Trained) -> str:
+    """Returns what tells this model's features from any other's: a hash of its weights."""
+    digest = hashlib.sha256(json.dumps(trained.frame_policy, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(trained.params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]) -> dict:
+    """Returns key -> features of the clips that can be read, decoding on all cores."""
+    size = trained.config.eval_batch_size
+    known, batch = {}, {}
+
+    def flush() -> None:
+        pixels, masks = zip(*batch.values(), strict=True)
+        features = evaluate.encode_videos(
+            encoders, trained.params, [(np.stack(pixels), np.stack(masks))], batch_size=size
+        )
+        rows = map(Video._make, zip(*features, strict=True))
+        known.update(zip(batch, rows, strict=True))
+        batch.clear()
+
+    for path, clip in zip(
+        tqdm(paths, "encoding clips", unit="clip"), _decode(trained, paths), strict=True
+    ):
+        if isinstance(clip, video.VideoError):
+            tqdm.write(f"left out: {clip}", file=sys.stderr)
+            continue
+        batch[keys[path]] = clip
+        if len(batch) == size:
+            flush()
+    if batch:
+        flush()
+    return known
+
+
+def _decode(trained: Trained, paths: list[Path]) -> Iterator:
+    """Yields (pixels, mask), or the VideoError, of each path in order."""
+    data, size = trained.config.data, trained.sizes["image_size"]
+    policy = {name: trained.frame_policy[name] for name in ("rate", "short_side")}
+
+    def load(path: Path):
+        try:
+            images, _ = video.read(path, **policy)
+        except video.VideoError as error:
+            return error
+        chosen = frames.choose(len(images), data.max_frames, position=data.slice_position)
+        pixels = np.zeros((data.max_frames, size, size, 3), np.uint8)
+        for i, j in enumerate(chosen):
+            pixels[i] = frames.to_square(images[j], size)
+        return pixels, np.arange(data.max_frames) < len(chosen)
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for i in range(0, len(paths), 2 * workers):  # bounds how many clips wait in memory
+            yield from pool.map(load, paths[i : i + 2 * workers])
+
+
+def _key(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+def _read(file: Path, model: str) -> dict[str, Video]:
+    if not file.exists():
+        return {}
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["model"]) != model:
+                print(f"{file} is of another model: encoding anew.", file=sys.stderr)
+                return {}
+            rows = zip(stored["video"], stored["frames"], stored["mask"], strict=True)
+            return {str(key): Video(*row) for key, row in zip(stored["keys"], rows, strict=True)}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{file} is not a features file ({error}): delete it, or give another --features."
+        ) from None
+
+
+def _write(file: Path, model: str, known: dict[str, Video]) -> None:
+    features = Video(*(np.stack(x) for x in zip(*known.values(), strict=True)))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    with temporary.open("wb") as stream:
+        np.savez(stream, model=model, keys=np.array(list(known)), **features._asdict())
+    temporary.replace(file)

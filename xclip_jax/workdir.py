@@ -1,0 +1,151 @@
+"""What a run's folder holds: config, vocabulary, frame policy and checkpoints travel together.
+
+config.json     the whole config, the frame policy of the shards, the package's version
+vocab.*         the vocabulary the model was trained with
+checkpoints/    one folder a step
+metrics.jsonl   one line a report or evaluation
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+
+from xclip_jax import checkpoint, models, tokenizer
+from xclip_jax.version import __version__
+
+# May differ between a run and its continuation; anything else would make it another run.
+_FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_every_steps"} | {
+    "data.dir",
+    "data.vocab",
+    "keep_checkpoints",
+    "fsdp",
+}
+
+
+class Trained(NamedTuple):
+    """A trained model and all it takes to use it."""
+
+    graphdef: object
+    params: dict
+    step: int
+    sizes: dict
+    config: ml_collections.ConfigDict
+    tokenizer: tokenizer.Tokenizer
+    frame_policy: dict
+
+
+def model_sizes(config: ml_collections.ConfigDict, vocab_size: int) -> dict:
+    """Returns the keyword arguments of `models.create` that a config asks for.
+
+    Raises ValueError where the vocabulary is not the one that the model was made for.
+    """
+    sizes = {
+        key: value
+        for key, value in config.model.items()
+        if value is not None and key not in ("name", "arch")
+    }
+    if config.model.arch in models.ARCHS:
+        sizes = models.ARCHS[config.model.arch] | sizes
+    elif config.model.arch != "custom":
+        raise ValueError(
+            f"config.model.arch={config.model.arch!r} is unknown: expected custom or one of"
+            f" {', '.join(models.ARCHS)}."
+        )
+    else:
+        sizes = {"vocab_size": vocab_size} | sizes
+        needed = set(models.ARCHS["vit_b32"]) - set(sizes)
+        if needed:
+            raise ValueError(
+                f"config.model.arch is custom, so set {', '.join(sorted(needed))} too."
+            )
+    if sizes["vocab_size"] != vocab_size:
+        raise ValueError(
+            f"the vocabulary has {vocab_size} entries, the model {sizes['vocab_size']}: give the"
+            " vocabulary that the model was trained with as --config.data.vocab=FILE."
+        )
+    return sizes | {"max_words": config.data.max_words, "max_frames": config.data.max_frames}
+
+
+def write(
+    workdir: Path, config: ml_collections.ConfigDict, *, vocab: Path, frame_policy: dict
+) -> None:
+    """Writes config.json and a copy of the vocabulary, or checks them where the run goes on.
+
+    Raises ValueError naming every setting that differs from the run that `workdir` holds.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "config.json"
+    facts = {
+        "config": json.loads(config.to_json()),
+        "frame_policy": frame_policy,
+        "version": __version__,
+    }
+    if file.exists():
+        before = json.loads(file.read_text())
+        old, new = _flatten(before["config"]), _flatten(facts["config"])
+        differing = [
+            f"{key}: {old.get(key)!r} before, {new.get(key)!r} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in _FREE
+        ]
+        if before["frame_policy"] != frame_policy:
+            differing.append(f"shards: {before['frame_policy']} before, {frame_policy} now")
+        if differing:
+            raise ValueError(
+                f"{workdir} holds a run with other settings; choose a new --workdir or repeat"
+                " them:\n  " + "\n  ".join(differing)
+            )
+        return
+    name = "vocab" + "".join(vocab.suffixes[-2:] if vocab.suffix == ".gz" else [vocab.suffix])
+    shutil.copyfile(vocab, workdir / name)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(facts, indent=1))
+    temporary.replace(file)
+
+
+def load(workdir: Path | str, which: str = "last") -> Trained:
+    """Returns the model of a run at checkpoint `which`: "last", "best" or a step."""
+    workdir = Path(workdir)
+    file = workdir / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not a run: expected {file}, which `xclip-jax train --workdir` writes."
+        )
+    facts = json.loads(file.read_text())
+    config = ml_collections.ConfigDict(facts["config"])
+    [vocab] = workdir.glob("vocab*")
+    words = tokenizer.load(vocab)
+    sizes = model_sizes(config, words.vocab_size)
+    graphdef, abstract = models.create(config.model.name, **sizes)
+    params, step = checkpoint.load_params(workdir, which)
+    check_shapes(params, abstract, workdir)
+    return Trained(graphdef, params, step, sizes, config, words, facts["frame_policy"])
+
+
+def check_shapes(params: dict, abstract: dict, source: Path | str) -> None:
+    """Raises one ValueError naming what of a checkpoint does not fit the model."""
+    old, new = _flatten(params), _flatten(abstract)
+    problems = [
+        f"{key}: {getattr(old.get(key), 'shape', 'missing')} in the checkpoint,"
+        f" {getattr(new.get(key), 'shape', 'missing')} in the model"
+        for key in sorted(old.keys() | new.keys())
+        if getattr(old.get(key), "shape", None) != getattr(new.get(key), "shape", None)
+    ]
+    if problems:
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(
+            f"the checkpoint in {source} is of another model:\n  "
+            + "\n  ".join(problems[:10])
+            + more
+        )
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else key
+        flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
+    return flat
