@@ -53,6 +53,10 @@ def render(
             f"train_clips={train_clips}, test_clips={test_clips}: give an even train_clips of 2 or"
             " more (half of them are the twins of the others) and a test_clips of 1 or more."
         )
+    if "libx264" not in av.codecs_available:
+        raise ValueError(
+            "this build of PyAV cannot write H.264: install its wheel from PyPI (pip install av)."
+        )
     out = Path(out)
     clips = plan(train_clips, test_clips, seed=seed)
     listing = "".join(json.dumps(entry) + "\n" for entry in entries(clips))
@@ -157,7 +161,7 @@ def best_twin_accuracy(queries: list[Scene], key: Callable) -> float:
 def queries(folder, *, count: int = 4) -> list[tuple[str, str]]:
     """Returns sample queries for a rendered folder: (first caption, id of its clip) of test clips.
 
-    The kinds of action take turns; each query's opposite is the clip `<id>-twin`.
+    They are spread evenly over the test; what shows the opposite of a query is `<id>-twin`.
     """
     lines = (Path(folder) / "captions.jsonl").read_text().splitlines()
     test = [entry for entry in map(json.loads, lines) if entry["split"] == "test"]

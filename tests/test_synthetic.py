@@ -106,7 +106,7 @@ def test_drawn_clips_show_what_is_said():
         def centre(weights, grid):
             return (weights * grid).sum() / weights.sum()
 
-        begin, end = (first, last)
+        begin, end = first, last
         if "appears" in actions:
             assert first.sum() == 0
             assert last.sum() > 0
