@@ -36,8 +36,8 @@ MAY_IMPORT = {
     "data": {"data", "video", "frames"},
 }
 # Those on top: each may import all of the above but data, and those on top before it.
-ON_TOP = ("workdir", "evaluate", "progress", "train", "search")
-COMMANDS = ("report", "demo", "cli")  # these may import data too
+ON_TOP = ("config_loader", "workdir", "evaluate", "progress", "train", "search")
+COMMANDS = ("report", "demo", "cli", "__main__")  # these may import data too
 for name in ON_TOP + COMMANDS:
     MAY_IMPORT[name] = set(MAY_IMPORT) - (set() if name in COMMANDS else {"data"})
 

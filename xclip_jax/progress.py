@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -19,13 +17,11 @@ class Reporter:
     Losses stay on the device until a report is due, so that steps are not held up by fetching them.
     """
 
-    def __init__(self, folder: Path, config, total: int, learning_rate):
+    def __init__(self, folder: Path, config, total: int, learning_rate, tensorboard):
         self.config, self.total, self.learning_rate = config, total, learning_rate
         self.writes = jax.process_index() == 0
         self.file = folder / "metrics.jsonl"
-        self.tensorboard = None
-        if self.writes and find_spec("tensorflow") and find_spec("tensorboard"):
-            self.tensorboard = _summary_writer(folder / "tensorboard")
+        self.tensorboard = tensorboard
         self.pending: list[tuple[int, dict]] = []
         self.waited = 0.0
 
@@ -101,13 +97,3 @@ class Reporter:
         if self.tensorboard:
             self.tensorboard.write_scalars(step, values)
             self.tensorboard.flush()
-
-
-def _summary_writer(folder: Path):
-    """Returns clu's TensorBoard writer; TensorFlow must not take the accelerator from JAX."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-    from clu import metric_writers
-
-    tf.config.set_visible_devices([], "GPU")
-    return metric_writers.SummaryWriter(str(folder))

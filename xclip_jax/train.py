@@ -5,6 +5,7 @@ done and batch s next, so a killed run continues bit for bit.
 """
 
 import functools
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -44,7 +45,7 @@ def train_and_evaluate(
     mesh = sharding.make_mesh(config.fsdp)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=total)
-    reporter = Reporter(folder, config, total, adam.learning_rate)
+    reporter = Reporter(folder, config, total, adam.learning_rate, summary_writer(folder))
     batches = pipeline.train(
         shards,
         tokenizer,
@@ -159,3 +160,12 @@ def make_train_step(graphdef, transformation: optax.GradientTransformation, stat
         return state, {"train/loss": loss, "train/grad_norm": optax.tree.norm(grads)}
 
     return train_step
+
+
+def summary_writer(folder: Path):
+    """Returns clu's TensorBoard writer, or None where what it needs is not installed."""
+    if jax.process_index() or not (find_spec("tensorflow") and find_spec("tensorboard")):
+        return None
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(folder / "tensorboard"))

@@ -121,8 +121,9 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
     # Read through Python and with no protocol allowed, a playlist cannot open other files or
     # addresses, nor is "a:b.mp4" taken for one.
     options = {"protocol_whitelist": "none", "max_pixels": str(MAX_FRAME_PIXELS)}
+    settings = {"options": options, "metadata_errors": "replace"}  # old titles are not in UTF-8
     try:
-        with open(path, "rb") as file, av.open(file, options=options) as container:
+        with open(path, "rb") as file, av.open(file, **settings) as container:
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -130,13 +131,24 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
 
 
 def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+    if container.format.name == "tty":  # ffmpeg would draw any text file
+        raise VideoError(path, "unreadable", "a text file")
     # The best stream is the largest one that is no cover picture; OpenCV takes the first.
     stream = container.streams.best("video")
     if stream is None:
         raise VideoError(path, "no video stream")
+    if stream.codec_context is None:
+        raise VideoError(path, "unreadable", "a codec that ffmpeg does not know")
+    _check_size(stream.codec_context.width, stream.codec_context.height, path)
     stream.thread_type = "NONE"  # clips are decoded in parallel, one process each
     stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
+
+
+def _check_size(width: int, height: int, path: str | Path) -> None:
+    longer, shorter = max(width, height), min(width, height)
+    if longer * shorter > MAX_FRAME_PIXELS or longer > MAX_ASPECT * shorter:
+        raise VideoError(path, "unreadable", f"frames of {width} x {height} pixels")
 
 
 def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float:
@@ -179,9 +191,7 @@ def _decoded(
 
 
 def _upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
-    longer, shorter = max(frame.width, frame.height), min(frame.width, frame.height)
-    if longer * shorter > MAX_FRAME_PIXELS or longer > MAX_ASPECT * shorter:
-        raise VideoError(path, "unreadable", f"frames of {frame.width} x {frame.height} pixels")
+    _check_size(frame.width, frame.height, path)  # it may change within a stream
     image = frame.to_image()
     turn = _TURNS.get(round(frame.rotation) % 360)
     return image if turn is None else image.transpose(turn)
