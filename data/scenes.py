@@ -23,9 +23,9 @@ COLOURS = {
     "yellow": (240, 210, 50),
 }
 FORMS = ("square", "circle", "triangle")
-SIZES = {"small": 15.0, "large": 24.0}  # side of the square; the other forms have a like area
-SHRUNK, GROWN = 12.0, 28.0
-TRAVEL = {1: 30.0, 2: 24.0}  # pixels in one phase, by the number of phases
+SIZES = {"small": 13.0, "large": 20.0}  # side of the square; the other forms have a like area
+SHRUNK, GROWN = 10.0, 24.0
+TRAVEL = {1: 36.0, 2: 32.0}  # pixels in one phase, by the number of phases
 TURN = {1: 270.0, 2: 180.0}  # degrees likewise
 
 # What an action adds in the course of its phase: right, down, clockwise, size, visibility.
@@ -116,7 +116,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     margin = 0.66 * side.max()
     low, high = margin - states[:, :2].min(axis=0), SIDE - margin - states[:, :2].max(axis=0)
     centre = states[:, :2] + rng.uniform(low, high)
-    angle = np.radians(states[:, 2] + rng.uniform(-20, 20))
+    angle = np.radians(states[:, 2] + rng.uniform(-10, 10))
 
     still = _background(rng)
     shape, hand = _coverage(scene.form, centre, side, angle)
@@ -129,13 +129,13 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """Returns a dark grey picture [SIDE, SIDE, 3] with up to three small, paler distractors."""
-    picture = np.full((SIDE, SIDE, 3), rng.uniform(40, 85), np.float32)
-    for _ in range(rng.integers(4)):
+    """Returns a dark grey picture [SIDE, SIDE, 3] with up to two small, paler distractors."""
+    picture = np.full((SIDE, SIDE, 3), rng.uniform(45, 75), np.float32)
+    for _ in range(rng.integers(3)):
         form = str(rng.choice(FORMS))
-        centre, side = rng.uniform(4, SIDE - 4, (1, 2)), rng.uniform(4, 7, 1)
+        centre, side = rng.uniform(4, SIDE - 4, (1, 2)), rng.uniform(4, 6, 1)
         shape, _hand = _coverage(form, centre, side, rng.uniform(0, 2 * np.pi, 1))
-        picture += shape[0, ..., None] * (rng.uniform(110, 170) - picture)
+        picture += shape[0, ..., None] * (rng.uniform(100, 140) - picture)
     return picture
 
 
@@ -159,5 +159,5 @@ def _coverage(form, centre, side, angle) -> tuple[np.ndarray, np.ndarray]:
     else:
         slope = np.float32(np.sqrt(3) / 2) * abs(x) - 0.5 * y
         outside = np.maximum(slope, y) - 0.4 * side
-    off_hand = np.maximum(abs(x) - 0.09 * side, abs(y + 0.22 * side) - 0.22 * side)
+    off_hand = np.maximum(abs(x) - 0.15 * side, abs(y + 0.25 * side) - 0.25 * side)
     return tuple(np.clip(0.5 - distance, 0, 1) for distance in (outside, off_hand))

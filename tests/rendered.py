@@ -7,7 +7,7 @@ import numpy as np
 
 
 def render(path, count, *, fps=25, size=(64, 48), codec="libx264", pix_fmt="yuv420p", **settings):
-    """Writes `count` frames; of each the left half tells its number mod 16, the right the rest."""
+    """Writes `count` frames; of each the left half tells its number mod 16, the right the sixteens."""
     width, height = size
     with av.open(str(path), "w", **settings) as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
@@ -15,7 +15,7 @@ def render(path, count, *, fps=25, size=(64, 48), codec="libx264", pix_fmt="yuv4
         for i in range(count):
             pixels = np.zeros((height, width, 3), np.uint8)
             pixels[:, : width // 2] = 16 * (i % 16)
-            pixels[:, width // 2 :] = 16 * (i // 16)
+            pixels[:, width // 2 :] = 16 * (i // 16 % 16)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -212,12 +212,9 @@ def _eval(arguments) -> None:
         trained.params,
         shards,
         trained.tokenizer,
+        trained.intake,
         twins=Shards(folder, twins) if twins else None,
         batch_size=trained.config.eval_batch_size,
-        max_words=data.max_words,
-        max_frames=data.max_frames,
-        image_size=trained.sizes["image_size"],
-        slice_position=data.slice_position,
         ties=arguments.ties,
         progress=sys.stderr.isatty(),
     )

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from xclip_jax import input as pipeline
 from xclip_jax import metrics
+from xclip_jax.input import Intake
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
@@ -112,68 +113,75 @@ def _pad(features, size: int):
     return jax.tree.map(pad, features)
 
 
+def encode_split(
+    encoders: Encoders,
+    params,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    intake: Intake,
+    *,
+    batch_size: int,
+    progress: bool,
+) -> tuple[Text, Video]:
+    """Returns the features of a split: its captions, grouped by video, and each video once."""
+    captions: list[str] = []
+
+    def batches():
+        stream = pipeline.videos(shards, intake, batch_size=batch_size)
+        total = -(-len(shards) // batch_size)
+        for pixels, mask, texts in tqdm(
+            stream, "encoding", total, unit="batch", disable=not progress, leave=False
+        ):
+            captions.extend(texts)
+            yield pixels, mask
+
+    video = encode_videos(encoders, params, batches(), batch_size=batch_size)
+    text = encode_texts(
+        encoders, params, tokenizer, captions, max_words=intake.max_words, batch_size=batch_size
+    )
+    return text, video
+
+
 def run(
     encoders: Encoders,
     params,
     shards: Shards,
     tokenizer: Tokenizer,
+    intake: Intake,
     *,
     twins: Shards | None,
     batch_size: int,
-    max_words: int,
-    max_frames: int,
-    image_size: int,
-    slice_position: int,
     ties: str = "average",
     progress: bool = False,
 ) -> dict[str, float]:
     """Returns the retrieval metrics of a split; with `twins`, those of the reversed clips too.
 
-    `twins` holds for each video of the split the same frames played backwards. `twins/accuracy`
-    is the share of captions that prefer their own clip: 0.5 for a model blind to time.
+    `twins` holds for each video of the split the same frames played backwards. Under `twins/`
+    stand the metrics with all of them in the gallery, and `twins/accuracy`, the share of captions
+    that prefer their own clip: 0.5 for a model blind to time.
     """
-
-    def features(shards: Shards) -> tuple[Text, Video]:
-        captions: list[str] = []
-
-        def batches():
-            stream = pipeline.videos(
-                shards,
-                batch_size=batch_size,
-                max_frames=max_frames,
-                image_size=image_size,
-                slice_position=slice_position,
-            )
-            total = -(-len(shards) // batch_size)
-            for pixels, mask, texts in tqdm(
-                stream, "encoding", total, unit="batch", disable=not progress, leave=False
-            ):
-                captions.extend(texts)
-                yield pixels, mask
-
-        video = encode_videos(encoders, params, batches(), batch_size=batch_size)
-        text = encode_texts(
-            encoders, params, tokenizer, captions, max_words=max_words, batch_size=batch_size
-        )
-        return text, video
-
+    encode = functools.partial(
+        encode_split,
+        encoders,
+        params,
+        tokenizer=tokenizer,
+        intake=intake,
+        batch_size=batch_size,
+        progress=progress,
+    )
     counts = shards.captions_per_video
-    text, video = features(shards)
+    text, video = encode(shards)
     if twins is None:
-        return metrics.retrieval(
-            score(encoders, params, text, video, progress=progress), counts, ties=ties
-        )
-    both = jax.tree.map(lambda *parts: np.concatenate(parts), (text, video), features(twins))
+        scores = score(encoders, params, text, video, progress=progress)
+        return metrics.retrieval(scores, counts, ties=ties)
+    both = jax.tree.map(lambda *parts: np.concatenate(parts), (text, video), encode(twins))
     scores = score(encoders, params, *both, progress=progress)
     texts, videos = len(text.sentence), len(video.video)
     own = np.repeat(np.arange(videos), counts)
     gallery = metrics.ranks(scores[:texts], own, ties=ties)
+    accuracy = metrics.twin_accuracy(scores, np.concatenate([counts, twins.captions_per_video]))
     return (
         metrics.retrieval(scores[:texts, :videos], counts, ties=ties)
-        | {f"twins/{name}": v for name, v in metrics.summarize(gallery, "t2v").items()}
-        | {
-            "twins/accuracy": metrics.twin_accuracy(
-                scores, np.concatenate([counts, twins.captions_per_video])
-            )
-        }
+        | {f"twins/{name}": value for name, value in metrics.summarize(gallery, "t2v").items()}
+        | {"twins/accuracy": accuracy}
     )

@@ -5,6 +5,7 @@ resuming a run needs no more than the number of the next batch.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import grain
 import jax
@@ -15,7 +16,15 @@ from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
 
 THREADS = 16
-PREFETCH = 64  # examples decoded ahead; 64 of 12 frames of 224 pixels take 116 MB
+
+
+class Intake(NamedTuple):
+    """What a model takes in: words a text, frames a video, pixels a side, which frames of more."""
+
+    max_words: int
+    max_frames: int
+    image_size: int
+    slice_position: int
 
 
 def pairs(shards: Shards) -> np.ndarray:
@@ -29,18 +38,16 @@ def pairs(shards: Shards) -> np.ndarray:
 def train(
     shards: Shards,
     tokenizer: Tokenizer,
+    intake: Intake,
     *,
     batch_size: int,
     seed: int,
-    max_words: int,
-    max_frames: int,
-    image_size: int,
-    slice_position: int,
+    first: int,
 ) -> grain.DatasetIterator:
     """Returns this host's endless stream of batches, shuffled anew each epoch.
 
     A batch holds `video` uint8 [B, F, H, W, 3], `frame_mask` bool [B, F], `tokens` int32 [B, W]
-    and `token_mask` bool [B, W]. `set_state({"next_index": k})` makes batch k the next.
+    and `token_mask` bool [B, W]. The first batch is number `first`.
     """
     hosts = jax.process_count()
     if batch_size % hosts or batch_size % jax.device_count():
@@ -52,10 +59,8 @@ def train(
     def load(pair: np.ndarray) -> dict[str, np.ndarray]:
         video, caption = (int(i) for i in pair)
         record = shards[video]
-        pixels, frame_mask = frames.stack(
-            record.frames, max_frames=max_frames, size=image_size, position=slice_position
-        )
-        tokens, token_mask = tokenizer([record.captions[caption]], max_words)
+        pixels, frame_mask = load_frames(record.frames, intake)
+        tokens, token_mask = tokenizer([record.captions[caption]], intake.max_words)
         return {
             "video": pixels,
             "frame_mask": frame_mask,
@@ -63,25 +68,22 @@ def train(
             "token_mask": token_mask[0],
         }
 
-    local = (
-        grain.MapDataset.source(pairs(shards))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .map(load)
-        .batch(batch_size // hosts)[jax.process_index() :: hosts]
-    )
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCH)
-    return iter(local.to_iter_dataset(options))
+    local = batch_size // hosts
+    shuffled = grain.MapDataset.source(pairs(shards)).seed(seed).shuffle().repeat()
+
+    def mine(index: int) -> np.ndarray:
+        """Returns this host's `index`-th pair: hosts hold consecutive slices of a global batch."""
+        batch, place = divmod(index, local)
+        return shuffled[batch * batch_size + jax.process_index() * local + place]
+
+    # Examples, not batches, are prefetched: all threads work on the next batch, and what waits
+    # in memory is about one batch.
+    stream = grain.MapDataset.range(first * local, 2**60).map(mine).map(load)
+    return iter(stream.to_iter_dataset(_read_options(local)).batch(local))
 
 
 def videos(
-    shards: Shards,
-    *,
-    batch_size: int,
-    max_frames: int,
-    image_size: int,
-    slice_position: int,
+    shards: Shards, intake: Intake, *, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields each video once, in order: (pixels [B, F, H, W, 3], mask [B, F], captions).
 
@@ -90,10 +92,7 @@ def videos(
 
     def load(index: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         record = shards[index]
-        pixels, mask = frames.stack(
-            record.frames, max_frames=max_frames, size=image_size, position=slice_position
-        )
-        return pixels, mask, record.captions
+        return *load_frames(record.frames, intake), record.captions
 
     def join(examples) -> tuple[np.ndarray, np.ndarray, list[str]]:
         pixels, masks, captions = zip(*examples, strict=True)
@@ -102,8 +101,20 @@ def videos(
     yield from (
         grain.MapDataset.range(len(shards))
         .map(load)
+        .to_iter_dataset(_read_options(batch_size))
         .batch(batch_size, batch_fn=join)
-        .to_iter_dataset(
-            grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * batch_size)
-        )
     )
+
+
+def load_frames(jpegs: list[bytes], intake: Intake) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pixels [F, H, W, 3] and the mask [F] of one video, decoding only what is used."""
+    return frames.stack(
+        jpegs,
+        max_frames=intake.max_frames,
+        size=intake.image_size,
+        position=intake.slice_position,
+    )
+
+
+def _read_options(batch_size: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(batch_size, 2 * THREADS))

@@ -74,7 +74,7 @@ def search(
         trained.params,
         trained.tokenizer,
         queries,
-        max_words=trained.config.data.max_words,
+        max_words=trained.intake.max_words,
         batch_size=min(len(queries), trained.config.eval_batch_size),
     )
     scores = evaluate.score(encoders, trained.params, text, index.features, progress=False)
@@ -123,7 +123,7 @@ def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]
 
 def _decode(trained: Trained, paths: list[Path]) -> Iterator:
     """Yields (pixels, mask), or the VideoError, of each path in order."""
-    data, size = trained.config.data, trained.sizes["image_size"]
+    intake = trained.intake
     policy = {name: trained.frame_policy[name] for name in ("rate", "short_side")}
 
     def load(path: Path):
@@ -131,11 +131,11 @@ def _decode(trained: Trained, paths: list[Path]) -> Iterator:
             images, _ = video.read(path, **policy)
         except video.VideoError as error:
             return error
-        chosen = frames.choose(len(images), data.max_frames, position=data.slice_position)
-        pixels = np.zeros((data.max_frames, size, size, 3), np.uint8)
+        chosen = frames.choose(len(images), intake.max_frames, position=intake.slice_position)
+        pixels = np.zeros((intake.max_frames, intake.image_size, intake.image_size, 3), np.uint8)
         for i, j in enumerate(chosen):
-            pixels[i] = frames.to_square(images[j], size)
-        return pixels, np.arange(data.max_frames) < len(chosen)
+            pixels[i] = frames.to_square(images[j], intake.image_size)
+        return pixels, np.arange(intake.max_frames) < len(chosen)
 
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:

@@ -46,16 +46,7 @@ def train_and_evaluate(
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=total)
     reporter = Reporter(folder, config, total, adam.learning_rate, summary_writer(folder))
-    batches = pipeline.train(
-        shards,
-        tokenizer,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        max_words=sizes["max_words"],
-        max_frames=sizes["max_frames"],
-        image_size=sizes["image_size"],
-        slice_position=config.data.slice_position,
-    )
+    intake = workdir.intake(config, sizes)
     encoders = evaluate.make_encoders(graphdef)
 
     def scores_of(params) -> dict[str, float]:
@@ -64,12 +55,9 @@ def train_and_evaluate(
             params,
             held_out,
             tokenizer,
+            intake,
             twins=twins,
             batch_size=config.eval_batch_size,
-            max_words=sizes["max_words"],
-            max_frames=sizes["max_frames"],
-            image_size=sizes["image_size"],
-            slice_position=config.data.slice_position,
             progress=progress,
         )
 
@@ -82,7 +70,9 @@ def train_and_evaluate(
         )
         train_step = make_train_step(graphdef, adam.transformation, state_sharding, mesh)
         first = int(state["step"])
-        batches.set_state({"next_index": first})
+        batches = pipeline.train(
+            shards, tokenizer, intake, batch_size=config.batch_size, seed=config.seed, first=first
+        )
         reporter.start(first, state["params"])
         scores: dict[str, float] = {}
         for step in range(first, total + 1):

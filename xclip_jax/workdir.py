@@ -14,6 +14,7 @@ from typing import NamedTuple
 import ml_collections
 
 from xclip_jax import checkpoint, models, tokenizer
+from xclip_jax.input import Intake
 from xclip_jax.version import __version__
 
 # May differ between a run and its continuation; anything else would make it another run.
@@ -31,7 +32,7 @@ class Trained(NamedTuple):
     graphdef: object
     params: dict
     step: int
-    sizes: dict
+    intake: Intake
     config: ml_collections.ConfigDict
     tokenizer: tokenizer.Tokenizer
     frame_policy: dict
@@ -67,6 +68,16 @@ def model_sizes(config: ml_collections.ConfigDict, vocab_size: int) -> dict:
             " vocabulary that the model was trained with as --config.data.vocab=FILE."
         )
     return sizes | {"max_words": config.data.max_words, "max_frames": config.data.max_frames}
+
+
+def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
+    """Returns what the model of these sizes takes in."""
+    return Intake(
+        sizes["max_words"],
+        sizes["max_frames"],
+        sizes["image_size"],
+        config.data.slice_position,
+    )
 
 
 def write(
@@ -122,7 +133,9 @@ def load(workdir: Path | str, which: str = "last") -> Trained:
     graphdef, abstract = models.create(config.model.name, **sizes)
     params, step = checkpoint.load_params(workdir, which)
     check_shapes(params, abstract, workdir)
-    return Trained(graphdef, params, step, sizes, config, words, facts["frame_policy"])
+    return Trained(
+        graphdef, params, step, intake(config, sizes), config, words, facts["frame_policy"]
+    )
 
 
 def check_shapes(params: dict, abstract: dict, source: Path | str) -> None:
