@@ -7,7 +7,7 @@ import numpy as np
 
 
 def render(path, count, *, fps=25, size=(64, 48), codec="libx264", pix_fmt="yuv420p", **settings):
-    """Writes `count` frames; of each the left half tells its number mod 16, the right the sixteens."""
+    """Writes `count` frames; the left half of each tells its number mod 16, the right the rest."""
     width, height = size
     with av.open(str(path), "w", **settings) as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))

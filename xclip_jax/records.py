@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 import weakref
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,13 +44,18 @@ class Shards:
                 f"{directory} has no split {split!r}, only {', '.join(self.manifest['splits'])}."
             )
         path = self.directory / f"index_{split}.npz"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: copy it too, or build the shards again.")
-        with np.load(path, allow_pickle=False) as index:
-            self._files = [self.directory / str(name) for name in index["files"]]
-            self._shard, self._offset = index["shard"], index["offset"]
-            self._length, self._video_id = index["length"], index["video_id"]
-            self.captions_per_video = index["captions"]
+        try:
+            with np.load(path, allow_pickle=False) as index:
+                self._files = [self.directory / str(name) for name in index["files"]]
+                self._shard, self._offset = index["shard"], index["offset"]
+                self._length, self._video_id = index["length"], index["video_id"]
+                self.captions_per_video = index["captions"]
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path} is missing: copy it too, or build the shards again."
+            ) from None
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): copy it again.") from None
         self._open_files: dict[int, int] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._open_files)
@@ -68,7 +74,8 @@ class Shards:
         video_id = example["video_id"].decode()
         captions = [caption.decode() for caption in example["captions"]]
         if video_id != self._video_id[i] or len(captions) != self.captions_per_video[i]:
-            raise self._damage(i, f"holds {video_id!r} where the index has {self._video_id[i]!r}")
+            known = f"{str(self._video_id[i])!r} with {self.captions_per_video[i]} captions"
+            raise self._damage(i, f"holds {video_id!r} where the index has {known}")
         return Record(video_id, list(example["frames"]), example["timestamps"], captions)
 
     def _payload(self, i: int) -> bytes:
