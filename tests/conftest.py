@@ -1,12 +1,23 @@
 """Shared set-up: eight fake CPU devices, checked shapes, and the real material where it exists."""
 
 import os
+import tempfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Steps that several tests compile are compiled once, in the subprocesses of tests too.
+_CACHE = tempfile.TemporaryDirectory(prefix="xclip_jax_tests_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+# From here on the shapes and dtypes in these modules' signatures are checked at every call.
+jaxtyping.install_import_hook(
+    ["xclip_jax.models", "xclip_jax.losses", "xclip_jax.optimizer"], "beartype.beartype"
+)
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +26,64 @@ def shared() -> Path:
     folder = Path(__file__).parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip("needs ../shared, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A folder with `rendered` clips of the embedded data set and their `shards`: 24 to train on,
+    6 to test on and the twins of those."""
+    from xclip_jax.data import synthetic
+    from xclip_jax.data.build import build
+    from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
+
+    folder = tmp_path_factory.mktemp("shapes")
+    synthetic.render(folder / "rendered", train_clips=24, test_clips=6, workers=1)
+    build(
+        read_clips(folder / "rendered" / "captions.jsonl"),
+        folder / "shards",
+        name="shapes",
+        short_side=64,
+        vocab=folder / "rendered" / "merges.txt",
+        workers=1,
+    )
+    return folder
+
+
+def _tiny_config(shapes: Path):
+    from xclip_jax import config_loader
+
+    return config_loader.load(
+        "shapes",
+        [
+            f"--config.data.dir={shapes / 'shards'}",
+            "--config.model.embed_dim=64",
+            "--config.model.vision_width=64",
+            "--config.model.text_width=64",
+            "--config.model.vision_layers=1",
+            "--config.model.text_layers=1",
+            "--config.model.temporal_layers=1",
+            "--config.batch_size=8",
+            "--config.eval_batch_size=8",
+            "--config.epochs=0.4",
+            "--config.save_every_steps=2",
+            "--config.eval_every_steps=1000",
+            "--config.report_every_steps=2",
+        ],
+    )
+
+
+@pytest.fixture
+def tiny_config(shapes):
+    """The smallest X-CLIP that trains on `shapes`: 6 steps of 8 pairs."""
+    return _tiny_config(shapes)
+
+
+@pytest.fixture(scope="session")
+def run(shapes, tmp_path_factory) -> Path:
+    """The workdir of a finished run of `tiny_config`."""
+    from xclip_jax import train
+
+    folder = tmp_path_factory.mktemp("run")
+    train.train_and_evaluate(_tiny_config(shapes), folder)
     return folder

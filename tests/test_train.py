@@ -1,0 +1,103 @@
+"""The training loop: determinism, one compilation, devices, resuming, and bad losses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from xclip_jax import checkpoint, input, models, optimizer, sharding, tokenizer, train, workdir
+from xclip_jax.records import Shards
+
+
+def leaves(folder, which="last"):
+    params, step = checkpoint.load_params(folder, which)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)], step
+
+
+def test_a_run_writes_its_config_vocabulary_metrics_and_checkpoint(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    facts = json.loads((run / "config.json").read_text())
+
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 4, 6]
+    assert {"t2v/r1", "v2t/r1", "twins/accuracy"} <= lines[-1].keys()
+    assert facts["config"]["batch_size"] == 8 and facts["frame_policy"]["rate"] == 1
+    assert (run / "vocab.txt").exists()
+    assert leaves(run)[1] == 6
+
+
+def test_the_same_seed_gives_the_same_bits(run, tiny_config, tmp_path):
+    train.train_and_evaluate(tiny_config, tmp_path)
+
+    for one, other in zip(leaves(run)[0], leaves(tmp_path)[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_finished_run_is_only_evaluated_again(run, capsys):
+    config = workdir.load(run).config
+    before = leaves(run)
+
+    train.train_and_evaluate(config, run)
+
+    assert "goes on at step 6" in capsys.readouterr().out
+    for one, other in zip(before[0], leaves(run)[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def batches_and_step(config, devices: int, fsdp: int):
+    """Returns what a step needs, laid out on the first `devices` devices."""
+    words = tokenizer.load(tokenizer.find_vocab(beside=config.data.dir))
+    sizes = workdir.model_sizes(config, words.vocab_size)
+    mesh = jax.make_mesh(
+        (devices // fsdp, fsdp),
+        ("data", "fsdp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=jax.devices()[:devices],
+    )
+    adam = optimizer.create(**config.optimizer, total_steps=4).transformation
+    params = models.init(jax.random.key(0), config.model.name, **sizes)
+    state = {"params": params, "opt_state": adam.init(params), "step": np.int32(0)}
+    layout = sharding.shard_params(jax.eval_shape(lambda: state), mesh)
+    graphdef, _ = models.create(config.model.name, **sizes)
+    batches = input.train(
+        Shards(config.data.dir, "train"),
+        words,
+        workdir.intake(config, sizes),
+        batch_size=8,
+        seed=0,
+        first=0,
+    )
+    step = train.make_train_step(graphdef, adam, layout, mesh)
+    return jax.device_put(state, layout), batches, step, mesh
+
+
+def test_one_and_eight_devices_agree_and_the_step_compiles_once(tiny_config):
+    final = []
+    for devices, fsdp in ((1, 1), (8, 2)):
+        state, batches, step, mesh = batches_and_step(tiny_config, devices, fsdp)
+        with jax.set_mesh(mesh):
+            for _ in range(3):
+                state, measured = step(state, sharding.to_global(next(batches), mesh))
+        assert step._cache_size() == 1
+        final.append((jax.tree.map(np.asarray, state["params"]), float(measured["train/loss"])))
+
+    assert final[0][1] == pytest.approx(final[1][1], abs=1e-5)
+    for one, many in zip(jax.tree.leaves(final[0][0]), jax.tree.leaves(final[1][0]), strict=True):
+        np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tiny_config, tmp_path):
+    tiny_config.optimizer.learning_rate = 1e30
+
+    with pytest.raises(FloatingPointError, match="the loss became nan at step"):
+        train.train_and_evaluate(tiny_config, tmp_path)
+
+    params, _ = leaves(tmp_path) if any((tmp_path / "checkpoints").iterdir()) else ([], 0)
+    assert all(np.isfinite(leaf).all() for leaf in params)
+
+
+def test_more_pairs_a_batch_than_there_are_is_an_error(tiny_config, tmp_path):
+    tiny_config.batch_size = 256
+
+    with pytest.raises(ValueError, match="has 120 .* pairs, fewer than one batch of 256"):
+        train.train_and_evaluate(tiny_config, tmp_path)
