@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
-from xclip_jax.data.clips import Clip, decode, fingerprint, load, problems, several
+from xclip_jax.data.clips import Clip, decode, fingerprint, problems, several
 from xclip_jax.data.shard_builder import ShardBuilder
 
 from xclip_jax import frames
@@ -177,11 +177,10 @@ def _ended_early(decoded: list) -> list[dict]:
     """Returns the clips whose data ended before their header said, and says so."""
     found = []
     for clip, path in decoded:
-        loaded = load(path)
-        if len(loaded.jpegs) < loaded.planned:
-            found.append(
-                {"id": clip.video_id, "frames": len(loaded.jpegs), "planned": loaded.planned}
-            )
+        with np.load(path) as saved:
+            count, planned = len(saved["lengths"]), int(saved["planned"])
+        if count < planned:
+            found.append({"id": clip.video_id, "frames": count, "planned": planned})
             line = "ended early {id}: {frames} of {planned} frames".format(**found[-1])
             print(line, file=sys.stderr)
     return found
@@ -200,8 +199,10 @@ def _publish(written: Path, out: Path, old: dict, manifest: dict) -> None:
 
 
 def _read_manifest(out: Path) -> dict:
-    path = out / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Returns the manifest of a finished build; empty if there is none that can be read."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    return {}
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,14 +41,6 @@ class Clip(NamedTuple):
     start: float | None = None
     end: float | None = None
     split: str = "train"
-
-
-class Decoded(NamedTuple):
-    """A clip's frames as JPEG bytes, and how many its header promised."""
-
-    jpegs: list[bytes]
-    timestamps: np.ndarray
-    planned: int
 
 
 def problems(clips: list[Clip]) -> list[str]:
@@ -90,13 +83,13 @@ def fingerprint(clip: Clip, *, rate: int, short_side: int) -> str | None:
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
 
 
-def load(path: Path) -> Decoded:
-    """Returns the frames in a finished file."""
+def load(path: Path) -> tuple[list[bytes], np.ndarray]:
+    """Returns the JPEG frames in a finished file, and their timestamps."""
     with open(path, "rb") as file, np.load(file) as saved:
         data, lengths = saved["data"].tobytes(), saved["lengths"]
         ends = np.cumsum(lengths)
         jpegs = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-        return Decoded(jpegs, saved["timestamps"], int(saved["planned"]))
+        return jpegs, saved["timestamps"]
 
 
 def decode(
@@ -194,6 +187,7 @@ def _pool(workers: int) -> futures.ProcessPoolExecutor:
 
 def _follow_parent() -> None:
     """Ends this process when the one that started it is killed; it would wait for work forever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that waits for us
 
     def watch():
         multiprocessing.parent_process().join()
@@ -225,7 +219,7 @@ def _decode(clip: Clip, path: Path, rate: int, short_side: int) -> str | None:
             data=np.frombuffer(b"".join(jpegs), np.uint8),
             lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
             timestamps=np.array(timestamps, np.float32),
-            planned=len(planned),
+            planned=len(planned),  # more than there are, if the data ended early
         )
     os.replace(partial, path)
     return None

@@ -64,11 +64,11 @@ class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, decoded: list[tuple[clips.Clip, Path]]
     ) -> Iterator[tuple[int, dict]]:
         for i, (clip, path) in enumerate(tqdm(decoded, "write", unit="clip")):
-            loaded = clips.load(path)
+            jpegs, timestamps = clips.load(path)
             example = {
                 "video_id": clip.video_id,
-                "frames": np.array(loaded.jpegs, dtype=np.object_),
-                "timestamps": loaded.timestamps,
+                "frames": np.array(jpegs, dtype=np.object_),
+                "timestamps": timestamps,
                 "captions": list(clip.captions),
             }
             # Above 1 GB TFDS sorts by key in 1,000 buckets, by the first of the key's 128 bits:

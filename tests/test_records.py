@@ -172,6 +172,13 @@ def test_a_damaged_index_is_named(shards):
         Shards(shards, "train")
 
 
+def test_a_damaged_manifest_is_named(shards):
+    (shards / "manifest.json").write_text('{"name": ')
+
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        Shards(shards, "train")
+
+
 def test_an_index_that_names_the_wrong_video_is_noticed(shards):
     index = dict(np.load(shards / "index_train.npz"))
     index["video_id"] = index["video_id"][::-1]

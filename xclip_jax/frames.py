@@ -16,7 +16,7 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 # Chroma at half resolution, as nearly every video has it already: against 4:4:4 a frame of 224
-# pixels takes 19 instead of 23 KB and decodes 1.5 times faster, at 42 instead of 45 dB.
+# pixels takes 18 instead of 22 KB and decodes 1.3 times faster, at 41 instead of 44 dB.
 JPEG_QUALITY = 95
 JPEG_SUBSAMPLING = "4:2:0"
 

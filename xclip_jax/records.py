@@ -114,6 +114,8 @@ def _read_json(path: Path) -> dict:
             f"No {path.name} in {path.parent}: not a folder of shards, or its build has not"
             " finished; run `xclip-jax build` again."
         ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or build the shards again.") from None
 
 
 def _checksum(data: bytes) -> bytes:
