@@ -33,7 +33,7 @@ class Optimizer(NamedTuple):
 def create(
     name: str,
     *,
-    total_steps: float,
+    total_steps: int | float,
     learning_rate: float,
     clip_multiplier: float,
     warmup_fraction: float,
@@ -159,7 +159,7 @@ def trainable_masks(params, freeze_layers: int):
     For a stacked parameter that is one value a layer.
     """
 
-    def mask(path, leaf) -> np.ndarray:
+    def mask(path, leaf) -> np.ndarray | np.float32:
         name = _join(path)
         if freeze_layers < 0 or not name.startswith("clip/") or _NEVER_FROZEN.match(name):
             return np.float32(1)
