@@ -1,5 +1,6 @@
 """Decoding: the right frames, upright, of files of all kinds, damaged and hostile ones included."""
 
+import json
 import pickle
 import random
 import re
@@ -86,6 +87,33 @@ def test_the_eleven_golden_frames_of_the_larger_stream_are_exact(shared):
     for i, (image, time) in zip(indices, decoded, strict=True):
         np.testing.assert_array_equal(image, golden[f"frame{i}"])
         assert time == pytest.approx(i * 1001 / 30000, abs=1e-4)
+
+
+def test_the_frame_rates_of_77_real_clips_are_those_of_their_list(shared):
+    for entry in json.loads((shared / "data/real_videos.json").read_text()):
+        _, fps = video.probe(shared / "data" / entry["video"])
+
+        assert round(fps, 3) == entry["fps"], entry["video"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "msrvtt-videos/video7500.mp4",
+        "msrvtt2017-videos/video12939.gif",
+        "msvd-videos/WTf5EgVY5uU_124_128.avi",
+        "misc-videos/decord_flipping_a_pancake.mkv",
+        "activitynet-videos/v_GGSY1Qvo990.mp4",
+    ],
+)
+def test_real_clips_give_a_frame_for_each_second_begun(shared, name):
+    entries = json.loads((shared / "data/real_videos.json").read_text())
+    (entry,) = (entry for entry in entries if entry["video"] == f"videos/{name}")
+
+    images, timestamps = video.read(shared / "data/videos" / name)
+
+    assert len(images) == len(timestamps) == -(-entry["frames"] // int(entry["fps"]))
+    assert all(min(image.size) == 224 for image in images)
 
 
 def patch_matrix(path, matrix):

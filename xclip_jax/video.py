@@ -72,10 +72,10 @@ def plan(
 
 
 def probe(path: str | Path) -> tuple[int, float]:
-    """Returns the number of frames and the frame rate, as OpenCV would give them."""
+    """Returns the number of frames and the frame rate, as OpenCV (4 and 5) gives them."""
     with _open(path) as container:
         stream = _video_stream(container, path)
-        rate = stream.guessed_rate or stream.average_rate
+        rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else 0.0
         frame_count = stream.frames
         if frame_count <= 0 and fps and (seconds := _duration(container, stream)) > 0:
