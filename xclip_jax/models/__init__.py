@@ -1,5 +1,7 @@
 """Building a model from plain numbers: `create` for its shape, `init` for fresh parameters."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -58,7 +60,7 @@ def _xclip(
     temporal_layers: int,
     head: str,
     linear_patch: str = "2d",
-    contrasts: tuple[str, ...] = CONTRASTS,
+    contrasts: Sequence[str] = CONTRASTS,  # a list where the config comes from JSON
     aggregation: str = "aosm",
     temperature: float = TEMPERATURE,
     learned_mixing: bool = True,
