@@ -5,6 +5,7 @@ xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
 """
 
 import ml_collections
+
 from xclip_jax.configs import common
 
 

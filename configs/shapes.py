@@ -6,6 +6,7 @@ xclip-jax train --config shapes:head=meanP ...  # blind to the order of frames: 
 """
 
 import ml_collections
+
 from xclip_jax.configs import common
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
-from xclip_jax.data.clips import Clip, decode, fingerprint, problems, several
-from xclip_jax.data.shard_builder import ShardBuilder
 
 from xclip_jax import frames
+from xclip_jax.data.clips import Clip, decode, fingerprint, problems, several
+from xclip_jax.data.shard_builder import ShardBuilder
 from xclip_jax.version import __version__
 
 FORMAT = 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
+
 from xclip_jax.data import clips
 
 POLICY = {"rate": 1, "short_side": 224}  # of a data set's own builder; `build` has its own

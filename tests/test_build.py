@@ -10,9 +10,9 @@ import tensorflow_datasets as tfds
 from rendered import number, render
 from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.utils import shard_utils
-from xclip_jax.data.build import Clip, build
 
 from xclip_jax import frames, video
+from xclip_jax.data.build import Clip, build
 from xclip_jax.records import Shards
 
 

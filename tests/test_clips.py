@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from rendered import render
+
 from xclip_jax.data import clips as clips_module
 from xclip_jax.data.build import build
 from xclip_jax.data.clips import Clip
-
 from xclip_jax.records import Shards
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+
 from xclip_jax.data.jsonl import jsonl_dataset_builder
 from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
 

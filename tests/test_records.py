@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rendered import render
 from tensorflow_datasets.core.utils import shard_utils
-from xclip_jax.data.build import Clip, build
 
+from xclip_jax.data.build import Clip, build
 from xclip_jax.records import Shards
 
 

@@ -99,5 +99,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tiny_config, 
 def test_more_pairs_a_batch_than_there_are_is_an_error(tiny_config, tmp_path):
     tiny_config.batch_size = 256
 
-    with pytest.raises(ValueError, match="has 120 .* pairs, fewer than one batch of 256"):
+    with pytest.raises(ValueError, match=r"has 120 .* pairs, fewer than one batch of 256"):
         train.train_and_evaluate(tiny_config, tmp_path)

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 from etils import epath
+
 from xclip_jax.data.clips import Clip, problems, several
 from xclip_jax.data.shard_builder import ShardBuilder
 
