@@ -1,12 +1,13 @@
 """English for the scenes of `shapes`: captions with synonyms, and the vocabulary to read them.
 
-A caption says all that is so of a scene: colour, form, the size where it does not change, and the
-actions in their order. Only the words vary.
+A caption says all that is so of a scene: colour, form, size and place where they do not change,
+and the actions in their order. Only the words vary.
 """
 
 import itertools
 
 import numpy as np
+
 from xclip_jax.data.scenes import Scene
 
 MOVES = ("moves", "slides", "glides", "drifts", "goes")
@@ -36,6 +37,8 @@ SYNONYMS = {
     "appears": ("appears", "emerges", "fades in"),
     "vanishes": ("vanishes", "disappears", "fades out", "fades away"),
 }
+PLACES = {"left": "on the left", "right": "on the right", "top": "at the top"}
+PLACES |= {"bottom": "at the bottom", "": ""}
 ARTICLES = ("a", "the", "one")
 ONE_ACTION = ("{thing} {0}", "{thing} that {0}", "here {thing} {0}")
 TWO_ACTIONS = (
@@ -57,7 +60,7 @@ def captions(scene: Scene, rng: np.random.Generator, *, count: int) -> list[str]
 def _caption(scene: Scene, rng: np.random.Generator) -> str:
     adjectives = [scene.size, scene.colour] if scene.size else [scene.colour]
     words = [_pick(SYNONYMS[word], rng) for word in (*adjectives, scene.form)]
-    thing = " ".join([_pick(ARTICLES, rng), *words])
+    thing = " ".join([_pick(ARTICLES, rng), *words, PLACES[scene.place]]).strip()
     actions = [_pick(SYNONYMS[action], rng) for action in scene.actions]
     template = _pick(ONE_ACTION if len(actions) == 1 else TWO_ACTIONS, rng)
     return template.format(*actions, thing=thing)
@@ -69,7 +72,11 @@ def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def words() -> list[str]:
     """Returns every word a caption can hold, sorted."""
-    phrases = [*ARTICLES, *(phrase for choices in SYNONYMS.values() for phrase in choices)]
+    phrases = [
+        *ARTICLES,
+        *PLACES.values(),
+        *(phrase for choices in SYNONYMS.values() for phrase in choices),
+    ]
     phrases += [template.format("", "", thing="") for template in ONE_ACTION + TWO_ACTIONS]
     return sorted(set(" ".join(phrases).replace(",", " ").split()))
 

@@ -18,15 +18,16 @@ SIDE = 64  # pixels
 
 COLOURS = {
     "red": (225, 50, 45),
-    "green": (45, 180, 70),
+    "green": (40, 195, 70),
     "blue": (65, 110, 245),
     "yellow": (240, 210, 50),
 }
 FORMS = ("square", "circle", "triangle")
-SIZES = {"small": 13.0, "large": 20.0}  # side of the square; the other forms have a like area
-SHRUNK, GROWN = 10.0, 24.0
-TRAVEL = {1: 36.0, 2: 32.0}  # pixels in one phase, by the number of phases
-TURN = {1: 270.0, 2: 180.0}  # degrees likewise
+SIZES = {"small": 14.0, "large": 22.0}  # side of the square; the other forms have a like area
+SHRUNK, GROWN = 11.0, 26.0
+TRAVEL = {1: 33.0, 2: 28.0}  # pixels in one phase, by the number of phases
+TURN = {1: 120.0, 2: 90.0}  # degrees likewise; half of it on either side of upright
+PLACES = {"left": (0, 0), "right": (0, 1), "top": (1, 0), "bottom": (1, 1)}  # axis, end of it
 
 # What an action adds in the course of its phase: right, down, clockwise, size, visibility.
 EFFECTS = {
@@ -44,11 +45,12 @@ EFFECTS = {
 
 
 class Scene(NamedTuple):
-    """A shape and its one or two actions; the size is "" where it changes."""
+    """A shape and its one or two actions; the size or the place is "" where it changes."""
 
     colour: str
     form: str
     size: str
+    place: str
     actions: tuple[str, ...]
 
 
@@ -82,6 +84,12 @@ def sizes(actions: tuple[str, ...]) -> tuple[str, ...]:
     return ("",) if {"grows", "shrinks"} & set(actions) else tuple(SIZES)
 
 
+def places(actions: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the places a shape with these actions can be said to be at throughout."""
+    moved = np.any([EFFECTS[action][:2] for action in actions], axis=0)
+    return tuple(place for place, (axis, _) in PLACES.items() if not moved[axis]) or ("",)
+
+
 def track(actions: tuple[str, ...], times: np.ndarray) -> np.ndarray:
     """Returns [times, 5]: right, down and clockwise from the start; size, visibility from 0 to 1.
 
@@ -105,7 +113,7 @@ def sampled_bag(scene: Scene) -> tuple:
     states[:, :3] -= states[:, :3].min(axis=0)
     states[states[:, 4] == 0] = 0
     frames = sorted(map(tuple, states.round(6).tolist()))
-    return (scene.colour, scene.form, scene.size, *frames)
+    return (scene.colour, scene.form, scene.size, scene.place, *frames)
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -115,8 +123,17 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     side = SHRUNK + (GROWN - SHRUNK) * states[:, 3] if scene.size == "" else np.full(FRAMES, fixed)
     margin = 0.66 * side.max()
     low, high = margin - states[:, :2].min(axis=0), SIDE - margin - states[:, :2].max(axis=0)
+    if scene.place:
+        axis, end = PLACES[scene.place]
+        middle = (low[axis] + high[axis]) / 2
+        gap = 0.15 * (high[axis] - low[axis])
+        if end:
+            low[axis] = middle + gap
+        else:
+            high[axis] = middle - gap
     centre = states[:, :2] + rng.uniform(low, high)
-    angle = np.radians(states[:, 2] + rng.uniform(-10, 10))
+    upright = (states[:, 2].min() + states[:, 2].max()) / 2
+    angle = np.radians(states[:, 2] - upright + rng.uniform(-10, 10))
 
     still = _background(rng)
     shape, hand = _coverage(scene.form, centre, side, angle)
@@ -129,13 +146,17 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """Returns a dark grey picture [SIDE, SIDE, 3] with up to two small, paler distractors."""
-    picture = np.full((SIDE, SIDE, 3), rng.uniform(45, 75), np.float32)
+    """Returns a grey picture [SIDE, SIDE, 3] with up to two small distractors, darker or paler.
+
+    Medium grey is close to zero once pixels are normalised: what is not background stands out.
+    """
+    grey = rng.uniform(105, 125)
+    picture = np.full((SIDE, SIDE, 3), grey, np.float32)
     for _ in range(rng.integers(3)):
         form = str(rng.choice(FORMS))
         centre, side = rng.uniform(4, SIDE - 4, (1, 2)), rng.uniform(4, 6, 1)
         shape, _hand = _coverage(form, centre, side, rng.uniform(0, 2 * np.pi, 1))
-        picture += shape[0, ..., None] * (rng.uniform(100, 140) - picture)
+        picture += shape[0, ..., None] * (grey + rng.choice((-45, 45)) - picture)
     return picture
 
 

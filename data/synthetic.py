@@ -19,6 +19,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from tqdm import tqdm
+
 from xclip_jax.data import grammar, scenes
 from xclip_jax.data.scenes import Scene
 
@@ -85,9 +86,9 @@ def plan(train_clips: int, test_clips: int, *, seed: int) -> list[Clip]:
     Test scenes are all different as long as a quarter of all there are suffices for them.
     """
     rng = np.random.default_rng(seed)
-    # One of each pair of twins, whatever the size: with it the other is kept from training too.
+    # One of each pair of twins, whatever its size and place: the other is held out with it.
     kinds = [
-        Scene(colour, form, "", actions)
+        Scene(colour, form, "", "", actions)
         for colour, form, actions in itertools.product(
             scenes.COLOURS, scenes.FORMS, scenes.action_sequences()
         )
@@ -99,7 +100,10 @@ def plan(train_clips: int, test_clips: int, *, seed: int) -> list[Clip]:
     def clip(number, split, twin_split, kinds):
         kind = kinds[number % len(kinds)]
         scene = kind if rng.integers(2) else scenes.twin(kind)
-        scene = scene._replace(size=str(rng.choice(scenes.sizes(scene.actions))))
+        scene = scene._replace(
+            size=str(rng.choice(scenes.sizes(scene.actions))),
+            place=str(rng.choice(scenes.places(scene.actions))),
+        )
         name = f"{split}-{number:05d}"
         return Clip(name, split, twin_split, scene, (seed, int(split == "train"), number))
 
