@@ -57,9 +57,9 @@ def create(
 
         return Optimizer(bertadam(schedule, weight_decay=weight_decay, **groups), schedule)
     if name == "adamw":
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, max(1, round(warmup_fraction * total_steps)), math.ceil(total_steps)
-        )
+        warmup = max(1, round(warmup_fraction * total_steps))
+        end = max(warmup + 1, math.ceil(total_steps))  # a run of one step has no cosine
+        schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, end)
         return Optimizer(adamw(schedule, weight_decay=weight_decay, **groups), schedule)
     raise ValueError(
         f"optimizer {name!r} is unknown: set config.optimizer.name to bertadam or adamw."
