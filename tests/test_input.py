@@ -1,0 +1,151 @@
+"""The batches that training and evaluation read: what is in them, and in which order they come."""
+
+import itertools
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from xclip_jax import frames, input, tokenizer
+from xclip_jax.records import Shards
+
+PAIRS = 24 * 5  # the training clips of `shapes` and the captions of each
+INTAKE = input.Intake(max_words=9, max_frames=3, image_size=32, slice_position=2)
+
+
+@pytest.fixture(scope="module")
+def train_shards(shapes):
+    return Shards(shapes / "shards", "train")
+
+
+@pytest.fixture(scope="module")
+def words(shapes):
+    return tokenizer.load(shapes / "shards" / "merges.txt")
+
+
+def stream(shards, words, *, batch_size=8, seed=0, first=0, intake=INTAKE):
+    return input.train(shards, words, intake, batch_size=batch_size, seed=seed, first=first)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def examples(batches):
+    """Returns each example of some batches as bytes that tell it from all others."""
+    return [
+        (pixels.tobytes(), tokens.tobytes())
+        for batch in batches
+        for pixels, tokens in zip(batch["video"], batch["tokens"], strict=True)
+    ]
+
+
+def expected_frames(record, indices, size=INTAKE.image_size):
+    """Returns the frames of a record decoded and squared one at a time."""
+    return [frames.to_square(frames.decode_jpeg(record.frames[i]), size) for i in indices]
+
+
+def test_a_batch_has_the_shapes_and_dtypes_that_models_take(train_shards, words):
+    [batch] = take(stream(train_shards, words), 1)
+
+    assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
+        "video": ((8, 3, 32, 32, 3), np.uint8),
+        "frame_mask": ((8, 3), bool),
+        "tokens": ((8, 9), np.int32),
+        "token_mask": ((8, 9), bool),
+    }
+
+
+@pytest.mark.parametrize("first", [1, 17])  # within the first epoch of 15 batches, and after it
+def test_a_stream_that_starts_at_k_gives_what_the_whole_one_gives_at_k(train_shards, words, first):
+    whole = take(stream(train_shards, words), first + 2)
+    later = take(stream(train_shards, words, first=first), 2)
+
+    for one, other in zip(whole[first:], later, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_an_epoch_visits_every_pair_once_and_the_next_in_another_order(train_shards, words):
+    batches = PAIRS // 8
+    pairs = Counter(
+        (np.stack(expected_frames(record, picked)).tobytes(), words([text], 9)[0].tobytes())
+        for record in (train_shards[i] for i in range(len(train_shards)))
+        for picked in [np.linspace(0, len(record.frames) - 1, 3, dtype=int)]
+        for text in record.captions
+    )
+
+    seen = examples(take(stream(train_shards, words), 2 * batches))
+
+    assert Counter(seen[:PAIRS]) == Counter(seen[PAIRS:]) == pairs
+    assert pairs.total() == PAIRS
+    assert seen[:PAIRS] != seen[PAIRS:]
+
+
+def test_another_seed_gives_another_order(train_shards, words):
+    one = examples(take(stream(train_shards, words, seed=0), 2))
+    other = examples(take(stream(train_shards, words, seed=1), 2))
+
+    assert one != other
+
+
+def test_the_batches_of_two_hosts_make_the_batch_of_one(train_shards, words, monkeypatch):
+    whole = take(stream(train_shards, words), 2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    halves = []
+    for host in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        halves.append(take(stream(train_shards, words), 2))
+
+    for both, low, high in zip(whole, *halves, strict=True):
+        for name in both:
+            np.testing.assert_array_equal(both[name], np.concatenate([low[name], high[name]]))
+
+
+def test_padding_is_zero_and_masked(train_shards, words):
+    intake = INTAKE._replace(max_frames=20, max_words=30)  # more than any clip or caption has
+    lengths = {len(train_shards[i].frames) for i in range(len(train_shards))}
+
+    [batch] = take(stream(train_shards, words, intake=intake), 1)
+
+    assert set(batch["frame_mask"].sum(axis=1)) <= lengths
+    for value, mask in (("video", "frame_mask"), ("tokens", "token_mask")):
+        kept = batch[mask]
+        assert (kept[:, :-1] >= kept[:, 1:]).all()  # padding comes last
+        assert not kept.all(axis=1).any()
+        assert not batch[value][~kept].any()
+        assert batch[value][kept].any()
+
+
+@pytest.mark.parametrize("position, picked", [(0, [0, 1, 2]), (1, [-3, -2, -1])])
+def test_the_slice_position_says_which_frames_are_read(train_shards, position, picked):
+    record = train_shards[4]
+
+    pixels, mask = input.load_frames(record.frames, INTAKE._replace(slice_position=position))
+
+    np.testing.assert_array_equal(pixels, expected_frames(record, picked))
+    assert len(record.frames) > 3 and mask.all()
+
+
+def test_videos_come_once_in_order_with_a_short_last_batch(shapes):
+    shards = Shards(shapes / "shards", "test")
+    records = [shards[i] for i in range(len(shards))]
+
+    batches = list(input.videos(shards, INTAKE._replace(slice_position=0), batch_size=4))
+
+    assert [len(pixels) for pixels, _, _ in batches] == [4, 2]
+    np.testing.assert_array_equal(
+        np.concatenate([pixels for pixels, _, _ in batches]),
+        [expected_frames(record, [0, 1, 2]) for record in records],
+    )
+    assert [text for _, _, captions in batches for text in captions] == [
+        text for record in records for text in record.captions
+    ]
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_an_error(train_shards, words):
+    expected = r"batch_size=12 cannot be spread over 8 devices.* multiple of 8\."
+    with pytest.raises(ValueError, match=expected):
+        stream(train_shards, words, batch_size=12)
