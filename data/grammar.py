@@ -37,8 +37,13 @@ SYNONYMS = {
     "appears": ("appears", "emerges", "fades in"),
     "vanishes": ("vanishes", "disappears", "fades out", "fades away"),
 }
-PLACES = {"left": "on the left", "right": "on the right", "top": "at the top"}
-PLACES |= {"bottom": "at the bottom", "": ""}
+PLACES = {
+    "": "",
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
 ARTICLES = ("a", "the", "one")
 ONE_ACTION = ("{thing} {0}", "{thing} that {0}", "here {thing} {0}")
 TWO_ACTIONS = (

@@ -117,21 +117,11 @@ def sampled_bag(scene: Scene) -> tuple:
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Returns the clip, uint8 [FRAMES, SIDE, SIDE, 3]; place, background and noise are random."""
+    """Returns the clip, uint8 [FRAMES, SIDE, SIDE, 3]; what is not said is random."""
     states = track(scene.actions, np.linspace(0, 1, FRAMES))
     fixed = SIZES.get(scene.size, SHRUNK) * rng.uniform(0.95, 1.05)
     side = SHRUNK + (GROWN - SHRUNK) * states[:, 3] if scene.size == "" else np.full(FRAMES, fixed)
-    margin = 0.66 * side.max()
-    low, high = margin - states[:, :2].min(axis=0), SIDE - margin - states[:, :2].max(axis=0)
-    if scene.place:
-        axis, end = PLACES[scene.place]
-        middle = (low[axis] + high[axis]) / 2
-        gap = 0.15 * (high[axis] - low[axis])
-        if end:
-            low[axis] = middle + gap
-        else:
-            high[axis] = middle - gap
-    centre = states[:, :2] + rng.uniform(low, high)
+    centre = states[:, :2] + _start(scene.place, states[:, :2], 0.66 * side.max(), rng)
     upright = (states[:, 2].min() + states[:, 2].max()) / 2
     angle = np.radians(states[:, 2] - upright + rng.uniform(-10, 10))
 
@@ -143,6 +133,19 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     frames = still + opacity[..., None] * (paint - still)
     frames += 3 * rng.standard_normal((FRAMES, SIDE, SIDE, 1), dtype=np.float32)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
+
+
+def _start(place: str, way: np.ndarray, margin: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns a random start [2] from which the way [FRAMES, 2] stays in the picture and place."""
+    low, high = margin - way.min(axis=0), SIDE - margin - way.max(axis=0)
+    if place:
+        axis, end = PLACES[place]
+        share = 0.35 * (high[axis] - low[axis])  # of what is free; the middle belongs to no place
+        if end:
+            low[axis] = high[axis] - share
+        else:
+            high[axis] = low[axis] + share
+    return rng.uniform(low, high)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
