@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,11 @@ SUFFIXES = {
     *(".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
 }
+# What NumPy and zipfile raise for a file that is cut short, altered, or something else.
+_DAMAGE = (
+    *(OSError, EOFError, KeyError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class Index(NamedTuple):
@@ -131,6 +138,8 @@ def _decode(trained: Trained, paths: list[Path]) -> Iterator:
             images, _ = video.read(path, **policy)
         except video.VideoError as error:
             return error
+        except ValueError as error:  # fewer frames a second than the model's shards had
+            return video.VideoError(path, "unreadable", str(error))
         chosen = frames.choose(len(images), intake.max_frames, position=intake.slice_position)
         pixels = np.zeros((intake.max_frames, intake.image_size, intake.image_size, 3), np.uint8)
         for i, j in enumerate(chosen):
@@ -144,7 +153,7 @@ def _decode(trained: Trained, paths: list[Path]) -> Iterator:
 
 
 def _key(path: Path) -> str:
-    stat = path.stat()
+    stat = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
     return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
@@ -158,7 +167,7 @@ def _read(file: Path, model: str) -> dict[str, Video]:
                 return {}
             rows = zip(stored["video"], stored["frames"], stored["mask"], strict=True)
             return {str(key): Video(*row) for key, row in zip(stored["keys"], rows, strict=True)}
-    except (OSError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"{file} is not a features file ({error}): delete it, or give another --features."
         ) from None
