@@ -30,6 +30,9 @@ ARCHS = {
         "text_width": 768,
     },
 }
+# Patches start at scale 0.6, PyTorch's for a convolution; positions must stand out beside them for
+# a model trained from scratch to see where things are. CLIP's weights replace both.
+POSITION_SCALE = 0.5
 INITIAL_LOGIT_SCALE = 2.6592600  # ln(1 / 0.07), CLIP's start; released weights hold ln(100)
 
 
@@ -75,18 +78,25 @@ class ImageTower(nnx.Module):
                 f"image_size={image_size} is not a multiple of patch_size={patch_size}."
             )
         self.patch_size, self.linear_patch, self.dtype = patch_size, linear_patch, dtype
-        scale = width**-0.5
         tokens = (image_size // patch_size) ** 2 + 1
-        normal = nnx.initializers.normal(scale)
+        normal = nnx.initializers.normal(width**-0.5)
         # The convolution with kernel = stride is a matrix product over flattened patches.
+        values = 3 * patch_size**2
         self.conv1 = nnx.Linear(
-            3 * patch_size**2, width, use_bias=False, dtype=dtype, kernel_init=normal, rngs=rngs
+            values,
+            width,
+            use_bias=False,
+            dtype=dtype,
+            kernel_init=nnx.initializers.normal((3 * values) ** -0.5),
+            rngs=rngs,
         )
         if linear_patch == "3d":  # SPEC 1.4: starts as conv1 on the middle frame
             kernel = self.conv1.kernel[...]
             self.conv2 = nnx.Param(jnp.stack([0 * kernel, kernel, 0 * kernel]))
         self.class_embedding = nnx.Param(normal(rngs.params(), (width,)))
-        self.positional_embedding = nnx.Param(normal(rngs.params(), (tokens, width)))
+        self.positional_embedding = nnx.Param(
+            nnx.initializers.normal(POSITION_SCALE)(rngs.params(), (tokens, width))
+        )
         self.ln_pre = layer_norm(width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.transformer = Transformer(width, layers, heads, dtype=dtype, remat=remat, rngs=rngs)
         self.ln_post = layer_norm(width, epsilon=CLIP_EPSILON, rngs=rngs)
