@@ -86,6 +86,8 @@ def parse_arg(arg: str, **defaults) -> SimpleNamespace:
         try:
             if kind is bool:
                 values[key] = {"": True, "true": True, "false": False}[text.lower()]
+            elif not text:
+                raise ValueError(item)
             else:
                 values[key] = kind(text)
         except (KeyError, ValueError):

@@ -23,14 +23,13 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
     else:
-        try:
-            module = importlib.import_module(f"xclip_jax.configs.{name}")
-        except ModuleNotFoundError:
-            known = {found.name for found in pkgutil.iter_modules(configs.__path__)} - {"common"}
+        known = {found.name for found in pkgutil.iter_modules(configs.__path__)} - {"common"}
+        if name not in known:
             raise ValueError(
                 f"--config {name!r} is unknown: expected one of {', '.join(sorted(known))}, or"
                 " the path of a .py file."
-            ) from None
+            )
+        module = importlib.import_module(f"xclip_jax.configs.{name}")
     config = module.get_config(argument)
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
@@ -47,6 +46,8 @@ def _override(config, key: str, text: str) -> None:
         for part in filter(None, parent.split(".")):
             node = node[part]
         old = node[leaf]
+        if hasattr(old, "items"):  # a group of keys, not one
+            raise KeyError(key)
     except (KeyError, TypeError):
         close = difflib.get_close_matches(key, _keys(config), n=1)
         hint = f"; did you mean --config.{close[0]}?" if close else ""
@@ -60,7 +61,10 @@ def _override(config, key: str, text: str) -> None:
         elif kind is tuple:
             value = tuple(filter(None, text.split(",")))
         else:
-            value = kind(ast.literal_eval(text))
+            value = ast.literal_eval(text)
+            if type(value) not in ((int, float) if kind is float else (kind,)):
+                raise TypeError(text)  # 1.5 is no batch size, nor is True
+            value = kind(value)
         node[leaf] = value
     except (KeyError, TypeError, ValueError, SyntaxError):
         raise ValueError(
