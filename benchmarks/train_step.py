@@ -1,0 +1,120 @@
+"""How fast X-CLIP trains on random data that is on the device already: a JSON line.
+
+python benchmarks/train_step.py [--arch vit_b32] [--batch 8] [--frames 12] [--words 32]
+    [--dtype float32] [--precision default] [--remat] [--steps 5] [--config.KEY=VALUE ...]
+
+The step is the one that training runs, with the optimizer of the released code; any number of
+devices share the batch. On a CPU, XLA_FLAGS and the load of the machine decide a good deal.
+"""
+
+import argparse
+import tempfile
+
+import flops
+import jax
+import measure
+import numpy as np
+
+from xclip_jax import checkpoint, config_loader, models, optimizer, sharding, train, workdir
+
+VOCAB = 49408  # of CLIP
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--arch",
+        default="vit_b32",
+        help=f"{', '.join(models.ARCHS)}, or custom: the jsonl config's",
+    )
+    parser.add_argument("--batch", type=int, default=8, help="pairs, over all devices")
+    parser.add_argument("--frames", type=int, default=12, help="a video")
+    parser.add_argument("--words", type=int, default=32, help="a text")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--precision",
+        default="default",
+        choices=["default", "highest"],
+        help="of float32 products; the default is tensorfloat32 on a GPU, bfloat16 on a TPU",
+    )
+    parser.add_argument("--remat", action="store_true", help="recompute activations")
+    parser.add_argument("--steps", type=int, default=5, help="steps to time, after one more")
+    args, overrides = parser.parse_known_args(argv)
+    config = config_loader.load(
+        f"jsonl:arch={args.arch}",
+        [
+            f"--config.batch_size={args.batch}",
+            f"--config.data.max_frames={args.frames}",
+            f"--config.data.max_words={args.words}",
+            f"--config.model.dtype={args.dtype}",
+            f"--config.model.remat={args.remat}",
+            *overrides,
+        ],
+    )
+    with jax.default_matmul_precision(args.precision):
+        run(config, args)
+
+
+def run(config, args) -> None:
+    """Compiles the step, takes it, and prints what it took."""
+    sizes = workdir.model_sizes(config, config.model.vocab_size or VOCAB)
+    mesh = sharding.make_mesh(config.fsdp)
+    graphdef, _ = models.create(config.model.name, **sizes)
+    adam = optimizer.create(**config.optimizer, total_steps=1000).transformation
+    with (
+        jax.set_mesh(mesh),
+        tempfile.TemporaryDirectory() as folder,
+        checkpoint.open_folder(folder, keep=1) as checkpointer,
+    ):
+        state, layout = train.initial_state(config, sizes, adam, mesh, checkpointer)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+        batch = sharding.to_global(random_batch(sizes, args.batch), mesh)
+        step = train.make_train_step(graphdef, adam, layout, mesh)
+        lowered = step.lower(state, batch)
+        compiled, compile_seconds = measure.timed(lowered.compile)
+        times = []
+        for _ in range(args.steps + 1):  # the first is for warming up
+            (state, measured), seconds = measure.timed(compiled, state, batch)
+            times.append(seconds)
+    if not np.isfinite(measured["train/loss"]):
+        raise FloatingPointError(f"the loss became {measured['train/loss']}")
+    times = measure.spread(times[1:])
+    numbers = measure.arithmetic(args.dtype, args.precision)
+    measure.report(
+        "train_step",
+        arch=args.arch,
+        batch=args.batch,
+        frames=args.frames,
+        words=args.words,
+        dtype=args.dtype,
+        remat=args.remat,
+        parameters=parameters,
+        step_seconds=times,
+        compile_seconds=round(compile_seconds, 2),
+        frames_per_second=round(args.batch * args.frames / times["median"], 2),
+        pairs_per_second=round(args.batch / times["median"], 2),
+        **measure.speed(flops.train_step(sizes, args.batch), times["median"], numbers),
+        temporary_gib=round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 3),
+        **measure.peak_memory(),
+    )
+
+
+def random_batch(sizes: dict, batch: int) -> dict[str, np.ndarray]:
+    """Returns videos without padding and texts of all lengths."""
+    rng = np.random.default_rng(0)
+    frames, side, words = sizes["max_frames"], sizes["image_size"], sizes["max_words"]
+    end = sizes["vocab_size"] - 1
+    lengths = rng.integers(2, words + 1, batch)
+    token_mask = np.arange(words) < lengths[:, None]
+    tokens = np.where(token_mask, rng.integers(1, end, (batch, words)), 0)
+    tokens[np.arange(batch), lengths - 1] = end
+    return {
+        "video": rng.integers(0, 256, (batch, frames, side, side, 3), np.uint8),
+        "frame_mask": np.ones((batch, frames), bool),
+        "tokens": tokens.astype(np.int32),
+        "token_mask": token_mask,
+    }
+
+
+if __name__ == "__main__":
+    main()

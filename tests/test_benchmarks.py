@@ -1,0 +1,171 @@
+"""The benchmarks run and say what they measured; the operations they count are those there are."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from xclip_jax import losses, models
+from xclip_jax.models.similarity import Text, Video
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+# XLA counts the body of a scan once, so with one layer it counts right.
+SIZES = {
+    "embed_dim": 256,
+    "image_size": 64,
+    "patch_size": 16,
+    "vision_layers": 1,
+    "vision_width": 384,
+    "text_width": 320,
+    "text_layers": 1,
+    "context_length": 20,
+    "vocab_size": 50,
+    "max_words": 9,
+    "max_frames": 5,
+    "temporal_layers": 1,
+    "head": "seqTransf",
+}
+
+
+@pytest.fixture(autouse=True)
+def _beside_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+def lines_of(name: str, capsys, *arguments: str) -> dict:
+    """Returns the one JSON line that a benchmark prints."""
+    importlib.import_module(name).main(list(arguments))
+    [line] = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def test_a_train_step_is_timed_apart_from_its_compilation(capsys):
+    sizes = ["--batch", "8", "--frames", "2", "--words", "5", "--steps", "2"]
+    small = {"vocab_size": 64, "image_size": 32, "vision_layers": 1, "text_layers": 1}
+    small |= {"embed_dim": 64, "vision_width": 64, "text_width": 64, "head": "meanP"}
+    overrides = [f"--config.model.{key}={value}" for key, value in small.items()]
+
+    line = lines_of("train_step", capsys, "--arch", "custom", *sizes, *overrides)
+
+    assert (line["batch"], line["frames"], line["words"]) == (8, 2, 5)
+    assert (line["device"], line["devices"], line["jax"]) == ("cpu", 8, jax.__version__)
+    assert line["step_seconds"]["repeats"] == 2 and line["compile_seconds"] > 0
+    rate = 8 * 2 / line["step_seconds"]["median"]
+    assert line["frames_per_second"] == pytest.approx(rate, rel=0.05)  # of rounded numbers
+    assert "mfu" not in line  # nobody knows the peak of a CPU
+
+
+def test_similarity_scores_the_rows_asked_for(capsys):
+    sizes = ["--texts", "7", "--videos", "9", "--words", "5", "--frames", "3", "--rows", "4"]
+
+    line = lines_of("similarity", capsys, *sizes, "--repeats", "2")
+
+    assert (line["texts"], line["videos"], line["rows_scored"]) == (7, 9, 4)
+    assert line["pairs_per_second"] > 0 and line["process_peak_gib"] > 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pins threads to a core")
+def test_the_input_pipeline_is_pinned_to_one_core_and_let_go(shapes, capsys):
+    pinned = importlib.import_module("measure").usable_cores()
+
+    line = lines_of(
+        "input_pipeline",
+        capsys,
+        *("--shards", str(shapes / "shards"), "--batch", "8", "--frames", "6"),
+        *("--seconds", "0.3", "--repeats", "2"),
+    )
+
+    assert (line["pinned_to"], line["side"], line["frames"]) == (1, 64, 6)
+    assert line["frames_per_second_a_core"]["min"] > 0
+    assert set(line["stage_share"]) == {"read", "parse", "decode", "tokenize"}
+    assert sum(line["stage_share"].values()) == pytest.approx(1, abs=0.01)
+    assert importlib.import_module("measure").usable_cores() == pinned
+
+
+def test_the_peak_is_that_of_the_device_and_its_arithmetic(monkeypatch):
+    measure = importlib.import_module("measure")
+
+    class Device:
+        platform, device_kind = "gpu", "NVIDIA H200"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+
+    numbers = measure.arithmetic("float32", "default")
+    assert numbers == "tensorfloat32"
+    assert measure.arithmetic("float32", "highest") == "float32"
+    assert measure.speed(494.7e12, 1.0, numbers)["mfu"] == 0.5
+    Device.device_kind = "TPU v5 lite"
+    assert measure.speed(197e12, 1.0, "bfloat16")["mfu"] == 0.5
+    Device.device_kind = "NVIDIA H100 PCIe"
+    assert "mfu" not in measure.speed(1e12, 1.0, "bfloat16")
+
+
+def xla_flops(function, *inputs) -> float:
+    """Returns the operations that XLA counts in a function of these inputs."""
+    return jax.jit(function).lower(*inputs).cost_analysis()["flops"]
+
+
+def model_and_batch(**options):
+    """Returns graphdef and params of the model of SIZES, and the shapes of a batch of 6."""
+    graphdef, params = models.create("xclip", **SIZES | options)
+    words, frames, side = SIZES["max_words"], SIZES["max_frames"], SIZES["image_size"]
+    batch = {
+        "video": jax.ShapeDtypeStruct((6, frames, side, side, 3), jnp.uint8),
+        "frame_mask": jax.ShapeDtypeStruct((6, frames), jnp.bool),
+        "tokens": jax.ShapeDtypeStruct((6, words), jnp.int32),
+        "token_mask": jax.ShapeDtypeStruct((6, words), jnp.bool),
+    }
+    return graphdef, params, batch
+
+
+# What is not counted, norms and softmaxes and their like, adds up to a twentieth of a model this
+# narrow.
+@pytest.mark.parametrize("head", ["meanP", "seqTransf"])
+def test_the_operations_of_the_encoders_are_those_of_xla(head):
+    flops = importlib.import_module("flops")
+    graphdef, params, batch = model_and_batch(head=head)
+
+    text = xla_flops(
+        lambda p, b: nnx.merge(graphdef, p).encode_text(b["tokens"], b["token_mask"]), params, batch
+    )
+    video = xla_flops(
+        lambda p, b: nnx.merge(graphdef, p).encode_video(b["video"], b["frame_mask"]), params, batch
+    )
+
+    sizes = SIZES | {"head": head}
+    assert flops.encode_text(sizes, 6) == pytest.approx(text, rel=0.05)
+    assert flops.encode_video(sizes, 6) == pytest.approx(video, rel=0.05)
+
+
+def test_the_operations_of_the_similarity_are_those_of_xla():
+    flops = importlib.import_module("flops")
+    graphdef, params, _ = model_and_batch()
+    words, frames, embed = SIZES["max_words"], SIZES["max_frames"], SIZES["embed_dim"]
+    text = Text(jnp.ones((4, embed)), jnp.ones((4, words, embed)), jnp.ones((4, words), bool))
+    video = Video(jnp.ones((6, embed)), jnp.ones((6, frames, embed)), jnp.ones((6, frames), bool))
+
+    counted = xla_flops(lambda p: nnx.merge(graphdef, p).similarity(text, video), params)
+
+    assert flops.similarity(SIZES, 4, 6) == pytest.approx(counted, rel=0.05)
+
+
+def test_the_operations_of_a_train_step_are_those_of_xla():
+    flops = importlib.import_module("flops")
+    graphdef, params, batch = model_and_batch()
+
+    def loss(params, batch):
+        model = nnx.merge(graphdef, params)
+        text = model.encode_text(batch["tokens"], batch["token_mask"])
+        return losses.symmetric(
+            model.similarity(text, model.encode_video(batch["video"], batch["frame_mask"]))
+        )
+
+    counted = xla_flops(jax.value_and_grad(loss), params, batch)
+
+    assert flops.train_step(SIZES, 6) == pytest.approx(counted, rel=0.05)
