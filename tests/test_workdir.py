@@ -35,8 +35,16 @@ def vocab(tmp_path):
     return file
 
 
-def write(folder, vocab, *overrides: str, policy=POLICY):
-    workdir.write(folder, config_of(*overrides), vocab=vocab, frame_policy=policy)
+def write(folder, vocab, *overrides: str, policy=POLICY, goes_on=True):
+    workdir.write(folder, config_of(*overrides), vocab=vocab, frame_policy=policy, goes_on=goes_on)
+
+
+def test_a_run_that_saved_nothing_yet_may_start_anew_with_other_settings(tmp_path, vocab):
+    write(tmp_path, vocab, "seed=7")
+
+    write(tmp_path, vocab, "seed=8", goes_on=False)
+
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 8
 
 
 def test_config_policy_and_vocabulary_are_written_beside_the_run(tmp_path, vocab):
@@ -106,7 +114,7 @@ def test_what_changes_no_result_may_change(tmp_path, vocab):
 
 def test_a_written_run_loads_as_it_was_trained(tmp_path, vocab):
     config = config_of("model.head=meanP", "data.slice_position=1")
-    workdir.write(tmp_path / "run", config, vocab=vocab, frame_policy=POLICY)
+    workdir.write(tmp_path / "run", config, vocab=vocab, frame_policy=POLICY, goes_on=False)
     sizes = workdir.model_sizes(config, VOCAB_SIZE)
     graphdef, abstract = models.create(config.model.name, **sizes)
     rng = np.random.default_rng(0)

@@ -22,7 +22,9 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a line on stderr where the input is at fault."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TFDS writes with TensorFlow: no chatter
+    # TensorFlow, which writes shards and TensorBoard's files, has nothing to tell our users.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         arguments.run(arguments)

@@ -26,7 +26,13 @@ class Reporter:
         self.waited = 0.0
 
     def start(self, step: int, params) -> None:
-        """Says what is about to happen."""
+        """Says what is about to happen; drops lines of steps that will be done again."""
+        if self.writes and self.file.exists():
+            lines = self.file.read_text().splitlines(keepends=True)
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
+            self.file.write_text("".join(kept) if step else "")
         self.since, self.done = time.perf_counter(), step
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         self._say(

@@ -39,8 +39,6 @@ def train_and_evaluate(
     tokenizer = tokenizers.load(vocab)
     sizes = workdir.model_sizes(config, tokenizer.vocab_size)
     total = total_steps(config, len(pipeline.pairs(shards)))
-    if jax.process_index() == 0:
-        workdir.write(folder, config, vocab=vocab, frame_policy=shards.manifest["frame_policy"])
 
     mesh = sharding.make_mesh(config.fsdp)
     graphdef, _ = models.create(config.model.name, **sizes)
@@ -65,6 +63,14 @@ def train_and_evaluate(
         jax.set_mesh(mesh),
         checkpoint.open_folder(folder, keep=config.keep_checkpoints) as checkpointer,
     ):
+        if jax.process_index() == 0:
+            workdir.write(
+                folder,
+                config,
+                vocab=vocab,
+                frame_policy=shards.manifest["frame_policy"],
+                goes_on=checkpointer.latest is not None,
+            )
         state, state_sharding = initial_state(
             config, sizes, adam.transformation, mesh, checkpointer
         )

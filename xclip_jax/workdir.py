@@ -81,7 +81,12 @@ def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
 
 
 def write(
-    workdir: Path, config: ml_collections.ConfigDict, *, vocab: Path, frame_policy: dict
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    *,
+    vocab: Path,
+    frame_policy: dict,
+    goes_on: bool,
 ) -> None:
     """Writes config.json and a copy of the vocabulary, or checks them where the run goes on.
 
@@ -94,7 +99,7 @@ def write(
         "frame_policy": frame_policy,
         "version": __version__,
     }
-    if file.exists():
+    if goes_on and file.exists():
         before = json.loads(file.read_text())
         old, new = _flatten(before["config"]), _flatten(facts["config"])
         differing = [
