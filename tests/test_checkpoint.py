@@ -139,4 +139,5 @@ def test_what_an_interrupted_save_leaves_is_not_taken_for_a_checkpoint(tmp_path,
 
     assert step == 1 and int(state["step"]) == 1
     assert_same(params, state_at(1)["params"])
+    assert {path.name for path in folder.iterdir()} == {"1", "2"}
     assert checkpoint.load_params(tmp_path)[1] == 2

@@ -113,6 +113,20 @@ def test_the_transformers_residual_is_the_frames_without_their_positions():
     np.testing.assert_allclose(got, x + positions[:FRAMES] + x, atol=1e-6)
 
 
+def test_what_is_padded_is_a_million_less_for_the_transformer():
+    """Of a video without frames that leaves sixteenths of the scores (parity, SPEC 2.1)."""
+    module = head("seqTransf")
+    x, mask = features(), MASK.copy()
+    mask[1] = False
+
+    got = tiny.call(module, x, mask)
+
+    positions = np.asarray(module.frame_position_embeddings[...])[:FRAMES]
+    bias = np.where(mask, 0, -1e6).astype(np.float32)[:, None, None, :]
+    expected = tiny.call(module.transformer, x + positions, bias) + x
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 def test_the_lstm_matches_a_loop_over_gates_and_frames():
     module = head("seqLSTM")
     x = features()
