@@ -141,7 +141,7 @@ def adamw(
     return optax.chain(
         optax.stateless(mask_frozen),
         optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b1=0.9, b2=0.98, eps=1e-6, weight_decay=weight_decay, mask=matrices),
+        optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
         optax.stateless(scale_clip),
         optax.stateless(mask_frozen),
     )
