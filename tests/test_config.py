@@ -159,3 +159,12 @@ def test_overrides_may_be_several_and_the_last_wins():
 def test_a_wrong_override_is_refused_with_what_is_expected(override, message):
     with pytest.raises(ValueError, match=message):
         overridden(override)
+
+
+def test_counts_that_are_not_above_zero_are_refused_together():
+    with pytest.raises(ValueError) as error:
+        overridden("batch_size=0", "data.max_frames=-1", "epochs=0.0")
+
+    assert str(error.value) == (
+        "config.epochs=0.0, config.batch_size=0, config.data.max_frames=-1: expected more than 0."
+    )

@@ -311,7 +311,7 @@ def test_the_vocabulary_is_looked_for_in_the_documented_order(home, tmp_path, mo
 
 
 def test_a_vocabulary_that_was_named_but_is_missing_is_an_error(home, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"--vocab names .*none"):
+    with pytest.raises(FileNotFoundError, match=r"config\.data\.vocab names .*none"):
         tokenizer.find_vocab(tmp_path / "none")
 
     monkeypatch.setenv(tokenizer.VARIABLE, str(tmp_path / "nil"))
@@ -326,7 +326,9 @@ def test_without_network_the_error_says_where_to_put_the_file(home):
 
     message = str(caught.value)
     assert str(home / ".cache/xclip_jax/bpe_simple_vocab_16e6.txt.gz") in message
-    assert tokenizer.OPENAI_URL in message and "--vocab" in message and "\n" not in message
+    assert (
+        tokenizer.OPENAI_URL in message and "config.data.vocab" in message and "\n" not in message
+    )
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,34 @@ def test_a_run_that_saved_nothing_yet_may_start_anew_with_other_settings(tmp_pat
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 8
 
 
+def test_a_start_anew_leaves_one_vocabulary_though_it_be_the_folders_own(tmp_path, vocab):
+    write(tmp_path / "run", vocab)
+    other = tmp_path / "tokenizer.json"
+    other.write_text("{}")
+
+    write(tmp_path / "run", other, goes_on=False)
+    write(tmp_path / "run", tmp_path / "run" / "vocab.json", goes_on=False)
+
+    assert [file.name for file in (tmp_path / "run").glob("vocab*")] == ["vocab.json"]
+    assert (tmp_path / "run" / "vocab.json").read_text() == "{}"
+
+
+def test_another_vocabulary_of_the_same_size_is_refused(tmp_path, vocab):
+    write(tmp_path / "run", vocab)
+    vocab.write_text("#version: 0.2\nr e\nre d\ng r\n")
+
+    with pytest.raises(ValueError, match=r"data\.vocab: .*merges.txt differs from .*vocab.txt"):
+        write(tmp_path / "run", vocab)
+
+
+def test_a_run_without_its_vocabulary_says_so(tmp_path, vocab):
+    write(tmp_path, vocab)
+    (tmp_path / "vocab.txt").unlink()
+
+    with pytest.raises(FileNotFoundError, match="has lost its vocabulary: copy the file"):
+        workdir.load(tmp_path)
+
+
 def test_config_policy_and_vocabulary_are_written_beside_the_run(tmp_path, vocab):
     folder = tmp_path / "deep" / "run"
 

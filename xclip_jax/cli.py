@@ -77,6 +77,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         ' "end"?, "split"?}, a JSON list of them, or a CSV with these columns',
     )
     build.add_argument("--videos", help="jsonl: folder that relative paths start from")
+    build.add_argument(
+        "--split", help="jsonl: put every clip into this split whatever the list says"
+    )
     build.add_argument("--short-side", type=int, default=224, help="pixels (default: 224)")
     build.add_argument("--rate", type=int, default=1, help="frames kept a second (default: 1)")
     build.add_argument("--vocab", help="jsonl: a vocabulary file to lay beside the shards")
@@ -146,6 +149,10 @@ def _demo(arguments) -> None:
 
 
 def _build(arguments) -> None:
+    for name, least in (("short_side", 1), ("rate", 0), ("workers", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected {least} or more.")
     _needs_build_extra()
     from xclip_jax.data.build import build
     from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
@@ -167,7 +174,7 @@ def _build(arguments) -> None:
     elif captions is None:
         raise ValueError("build jsonl needs --captions FILE, the list of clips.")
     manifest = build(
-        read_clips(captions, root),
+        read_clips(captions, root, split=arguments.split),
         arguments.out,
         name=arguments.name,
         short_side=64 if arguments.name == "shapes" else arguments.short_side,

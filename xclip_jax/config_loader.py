@@ -12,6 +12,12 @@ import ml_collections
 
 from xclip_jax import configs
 
+_COUNTS = (
+    *("epochs", "batch_size", "eval_batch_size", "fsdp", "keep_checkpoints"),
+    *("eval_every_steps", "save_every_steps", "report_every_steps"),
+)
+_DATA_COUNTS = ("max_words", "max_frames")
+
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """Returns the config of "name:argument" or "path.py:argument" with `--config.key=value`s."""
@@ -36,6 +42,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         if not equals:
             raise ValueError(f"{override}: expected --config.{key}=VALUE.")
         _override(config, key, text)
+    _check_counts(config)
     return config
 
 
@@ -70,6 +77,14 @@ def _override(config, key: str, text: str) -> None:
         raise ValueError(
             f"--config.{key}={text}: expected a value of type {kind.__name__}, like {old!r}."
         ) from None
+
+
+def _check_counts(config) -> None:
+    counts = {f"config.{key}": config[key] for key in _COUNTS}
+    counts |= {f"config.data.{key}": config.data[key] for key in _DATA_COUNTS}
+    wrong = [f"{key}={value}" for key, value in counts.items() if value <= 0]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: expected more than 0.")
 
 
 def _keys(config, prefix: str = "") -> list[str]:

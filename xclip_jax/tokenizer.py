@@ -195,7 +195,7 @@ def find_vocab(given: str | Path | None = None, beside: str | Path | None = None
     XCLIP_JAX_VOCAB names; the cache ~/.cache/xclip_jax; a download of OpenAI's into that cache.
     """
     if given:
-        return _named(given, "--vocab")
+        return _named(given, "config.data.vocab")
     if beside and (found := _in_folder(Path(beside))):
         return found
     if os.environ.get(VARIABLE):
@@ -208,7 +208,7 @@ def find_vocab(given: str | Path | None = None, beside: str | Path | None = None
     except (OSError, http.client.HTTPException) as error:  # no network, no room, no right
         raise FileNotFoundError(
             f"no vocabulary found, and {OPENAI_URL} could not be fetched ({error}): put that file"
-            f" at {cache / OPENAI_NAME}, or name it by --vocab or {VARIABLE}."
+            f" at {cache / OPENAI_NAME}, or name it by config.data.vocab or {VARIABLE}."
         ) from None
 
 

@@ -7,7 +7,6 @@ metrics.jsonl   one line a report or evaluation
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,6 +108,9 @@ def write(
         ]
         if before["frame_policy"] != frame_policy:
             differing.append(f"shards: {before['frame_policy']} before, {frame_policy} now")
+        own = _vocab(workdir)
+        if own.read_bytes() != vocab.read_bytes():
+            differing.append(f"data.vocab: {vocab} differs from this run's own, {own}")
         if differing:
             raise ValueError(
                 f"{workdir} holds a run with other settings; choose a new --workdir or repeat"
@@ -116,7 +118,10 @@ def write(
             )
         return
     name = "vocab" + "".join(vocab.suffixes[-2:] if vocab.suffix == ".gz" else [vocab.suffix])
-    shutil.copyfile(vocab, workdir / name)
+    content = vocab.read_bytes()
+    for old in workdir.glob("vocab*"):  # of a start that saved nothing
+        old.unlink()
+    (workdir / name).write_bytes(content)
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(facts, indent=1))
     temporary.replace(file)
@@ -132,14 +137,22 @@ def load(workdir: Path | str, which: str = "last") -> Trained:
         )
     facts = json.loads(file.read_text())
     config = ml_collections.ConfigDict(facts["config"])
-    [vocab] = workdir.glob("vocab*")
-    words = tokenizer.load(vocab)
+    words = tokenizer.load(_vocab(workdir))
     sizes = model_sizes(config, words.vocab_size)
     graphdef, abstract = models.create(config.model.name, **sizes)
     params, step = checkpoint.load_params(workdir, which)
     check_shapes(params, abstract, workdir)
     return Trained(
         graphdef, params, step, intake(config, sizes), config, words, facts["frame_policy"]
+    )
+
+
+def _vocab(workdir: Path) -> Path:
+    for file in workdir.glob("vocab*"):
+        return file
+    raise FileNotFoundError(
+        f"{workdir} has lost its vocabulary: copy the file that the model was trained with there,"
+        " named vocab.txt, vocab.json or vocab.txt.gz."
     )
 
 
