@@ -103,7 +103,7 @@ def from_scratch(config: ml_collections.ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.clip_multiplier = 1.0
     config.optimizer.freeze_layers = -1
-    config.optimizer.weight_decay = 0.1
+    config.optimizer.weight_decay = 0.05
 
 
 def small(config: ml_collections.ConfigDict, *, image_size: int) -> None:

@@ -140,7 +140,6 @@ def adamw(
 
     return optax.chain(
         optax.stateless(mask_frozen),
-        optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
         optax.stateless(scale_clip),
         optax.stateless(mask_frozen),
