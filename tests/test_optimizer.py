@@ -236,7 +236,7 @@ def test_adamw_without_groups_is_optaxs():
 
     got = follow(settings.transformation, params, gradients)
 
-    plain = optax.adamw(settings.learning_rate, b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2)
+    plain = optax.adamw(settings.learning_rate, weight_decay=0.2)
     for ours, theirs in zip(got, follow(plain, params, gradients), strict=True):
         for name in params:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
