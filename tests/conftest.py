@@ -85,6 +85,18 @@ def tiny_config(shapes):
     return _tiny_config(shapes)
 
 
+@pytest.fixture
+def tiny_config_file(tiny_config, tmp_path) -> Path:
+    """The same as a file that `--config` takes."""
+    file = tmp_path / "tiny.py"
+    file.write_text(
+        "import json\n\nimport ml_collections\n\n\ndef get_config(arg):\n"
+        f"    config = json.loads({tiny_config.to_json()!r})\n"
+        "    return ml_collections.ConfigDict(config).lock()\n"
+    )
+    return file
+
+
 @pytest.fixture(scope="session")
 def run(shapes, tmp_path_factory) -> Path:
     """The workdir of a finished run of `tiny_config`."""

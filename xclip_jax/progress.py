@@ -32,7 +32,9 @@ class Reporter:
             kept = [
                 line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
             ]
-            self.file.write_text("".join(kept) if step else "")
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text("".join(kept) if step else "")
+            temporary.replace(self.file)
         self.since, self.done = time.perf_counter(), step
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         self._say(
