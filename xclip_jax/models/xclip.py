@@ -111,8 +111,7 @@ class XCLIP(nnx.Module):
         if "frame_word" in self.contrasts:
             scores.append(
                 similarity.frame_word(
-                    self._project(words, "local_mat_weight"),
-                    video.frames,
+                    *self._project_one(words, video.frames, "local_mat_weight"),
                     over_words=over(first, "word_mat_weight", word_mask, (2, 3)),
                     over_frames=over(first, "frame_mat_weight", frame_mask, (0, 1)),
                     then_words=over(second, "word_mat_weight2", word_mask, (2,)),
@@ -129,3 +128,13 @@ class XCLIP(nnx.Module):
     def _project(self, x: Float[Array, "*b E"], name: str) -> Float[Array, "*b E"]:
         matrix = self._mixing(name)
         return x if matrix is None else x @ matrix
+
+    def _project_one(self, words: Float[Array, "T W E"], frames: Float[Array, "V F E"], name: str):
+        """Returns words @ matrix and the frames, or the words and frames @ matrix.T: whichever
+        multiplies fewer rows; all their products are the same."""
+        matrix = self._mixing(name)
+        if matrix is None:
+            return words, frames
+        if words.shape[0] * words.shape[1] <= frames.shape[0] * frames.shape[1]:
+            return words @ matrix, frames
+        return words, frames @ matrix.T
