@@ -2,7 +2,7 @@
 
 xclip-jax build shapes --out shards/shapes
 xclip-jax train --config shapes --config.data.dir=shards/shapes --workdir runs/shapes
-xclip-jax train --config shapes:head=meanP ...  # blind to the order of frames: twins at 0.5
+xclip-jax train --config shapes:head=meanP --workdir runs/blind  # to time: twins at 0.5
 """
 
 import ml_collections
@@ -18,6 +18,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     common.from_scratch(config)
     common.small(config, image_size=64)
     config.model.head = arg.head
+    # The learned matrices of X-CLIP are indexed by frame position: with them even meanP tells a
+    # clip from its reversed twin (0.93 of the time). The control that is blind to time has none.
+    config.model.learned_mixing = arg.head != "meanP"
     config.data.dir = "shards/shapes"
     config.data.twin_split = "twins"
     config.data.max_words, config.data.max_frames = 16, 8
