@@ -41,8 +41,8 @@ def similarity(sizes: dict, texts: int, videos: int) -> int:
     words, frames, embed = sizes["max_words"], sizes["max_frames"], sizes["embed_dim"]
     compared = 2 * embed * (1 + words + frames + words * frames)
     mixed = 2 * (words * frames * (words + frames) + 2 * words**2 + 2 * frames**2)
-    projected = 2 * embed**2 * (1 + words)
-    return texts * (videos * (compared + mixed) + projected)
+    projected = 2 * embed**2 * (texts + min(texts * words, videos * frames))
+    return texts * videos * (compared + mixed) + projected
 
 
 def train_step(sizes: dict, batch: int) -> int:

@@ -82,8 +82,15 @@ def test_one_and_eight_devices_agree_and_the_step_compiles_once(tiny_config):
         final.append((jax.tree.map(np.asarray, state["params"]), float(measured["train/loss"])))
 
     assert final[0][1] == pytest.approx(final[1][1], abs=1e-5)
-    for one, many in zip(jax.tree.leaves(final[0][0]), jax.tree.leaves(final[1][0]), strict=True):
-        np.testing.assert_allclose(one, many, atol=1e-5)
+    one, many = (dict(jax.tree_util.tree_leaves_with_path(params)) for params, _ in final)
+    for path, value in one.items():
+        value, other = np.array(value), np.array(many[path])
+        if jax.tree_util.keystr(path).endswith("['in_proj']['bias']"):
+            # A bias of all keys cancels in the softmax: its gradient is rounding noise, which
+            # Adam scales up to a step. It changes no output.
+            _, keys, _ = np.split(np.arange(value.shape[-1]), 3)
+            value[..., keys] = other[..., keys] = 0
+        np.testing.assert_allclose(value, other, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tiny_config, tmp_path):
