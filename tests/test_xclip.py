@@ -118,7 +118,9 @@ def spec_scores(*contrasts: str) -> np.ndarray:
     mask = jnp.asarray(MASK)
     text = Text(normal(sentence), normal(words), jnp.ones((3, 4), bool))
     video = Video(temporal.pool(frames, mask), normal(frames), mask)
-    return np.asarray(model.similarity(text, video))
+    graphdef, state = nnx.split(model)
+    run = jax.jit(lambda state, text, video: nnx.merge(graphdef, state).similarity(text, video))
+    return np.asarray(run(state, text, video))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,18 @@ def test_without_padding_every_aggregation_matches_loops_over_what_is_valid(aggr
 
     expected = oracle(text, video, tiny.params(), masked=True, **options)
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_text_scores_alone_as_among_others():
+    """Of one text the words are fewer than the frames, of all texts more: another product."""
+    text, video = features()
+    alone = Text(*(x[2:3] for x in text))
+
+    got = score(alone, video)
+
+    expected = oracle(alone, video, tiny.params(), contrasts=CONTRASTS)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    np.testing.assert_allclose(got, score(text, video)[2:3], atol=1e-4)
 
 
 def test_two_contrasts_are_their_mean():
