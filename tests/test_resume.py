@@ -49,7 +49,8 @@ def follow(process):
 def kill(process, kill_number: int, rng, *, startup: float, step: float) -> None:
     """Kills a run with SIGKILL at a random moment; later kills wait for later steps."""
     phase = PHASES[kill_number % len(PHASES)]
-    target = int(STEPS * (kill_number + rng.uniform()) / KILLS)
+    # Late enough for a checkpoint to be whole: a save waits for the one before it.
+    target = max(3 * SAVE_EVERY, int(STEPS * (kill_number + rng.uniform()) / KILLS))
     if phase == "saving":
         target += -target % SAVE_EVERY
     longest = {"saving": 3 * step, "training": step, "compiling": 1, "starting": startup}[phase]
