@@ -30,13 +30,22 @@ def create(name="bertadam", **changes) -> optimizer.Optimizer:
 
 def follow(transformation, params, gradients) -> list[dict]:
     """Returns the parameters after each gradient."""
-    update = jax.jit(transformation.update)
-    state, after = transformation.init(params), []
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = transformation.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, after = jax.jit(transformation.init)(params), []
     for grads in gradients:
-        updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state, grads)
         after.append(params)
     return after
+
+
+def drawn(seed: int) -> dict:
+    """Returns gradients for the tiny model, in NumPy."""
+    return jax.tree.map(np.asarray, tiny.params(seed=seed))
 
 
 def named(tree, model) -> dict[str, np.ndarray]:
@@ -106,7 +115,7 @@ def test_bertadam_matches_a_loop_over_the_references_tensors(freeze_layers):
     """With gradients of norms from far below one to far above, where they are clipped."""
     model, params = tiny.create(), tiny.params()
     gradients = [
-        jax.tree.map(lambda g, size=size: size * (g - 1), tiny.params(seed=1))
+        jax.tree.map(lambda g, size=size: np.float32(size) * (g - 1), drawn(1))
         for size in (1e-4, 2e-4, 1.0, -1e-4)
     ]
     chosen = {"clip_multiplier": 0.3, "freeze_layers": freeze_layers}
@@ -174,8 +183,8 @@ def test_frozen_parameters_neither_move_nor_count_in_the_norm(name):
     model, params = tiny.create(), tiny.params()
     transformation = create(name, freeze_layers=1).transformation
     masks = optimizer.trainable_masks(params, 1)
-    grads = tiny.params(seed=1)
-    huge = jax.tree.map(lambda g, mask: g + 1e6 * (1 - mask), grads, masks)
+    grads = drawn(1)
+    huge = jax.tree.map(lambda g, mask: g + 1_000_000 * (1 - mask), grads, masks)
 
     got = named(follow(transformation, params, [grads] * 3)[-1], model)
     loud = named(follow(transformation, params, [huge] * 3)[-1], model)
@@ -191,7 +200,7 @@ def test_bertadam_decays_all_but_biases_and_slows_clip():
     """With no gradient an update is the decay alone, at the parameter's own rate."""
     model, params = tiny.create(), tiny.params()
     transformation = create(clip_multiplier=0.25, warmup_fraction=0.0).transformation
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params)
 
     [after] = follow(transformation, params, [zeros])
 
@@ -206,7 +215,7 @@ def test_bertadam_decays_all_but_biases_and_slows_clip():
 def test_adamw_decays_matrices_only_and_slows_clip():
     model, params = tiny.create(), tiny.params()
     transformation = create("adamw", clip_multiplier=0.25).transformation
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params)
     rate = create("adamw").learning_rate(1)
     matrix = re.compile(
         r"in_proj_weight|out_proj\.weight|c_fc\.weight|c_proj\.weight|conv1\.weight"

@@ -109,7 +109,7 @@ def spec_scores(*contrasts: str) -> np.ndarray:
     model.clip.logit_scale = nnx.Param(jnp.log(jnp.float32(20)))
     for name, k in MATRICES.items():
         n = len(getattr(model, name)[...])
-        setattr(model, name, nnx.Param(jnp.eye(n) + grid((n, n), k, 0.1)))
+        setattr(model, name, nnx.Param(np.eye(n, dtype=np.float32) + grid((n, n), k, 0.1)))
     sentence, words, frames = (
         jnp.asarray(grid(shape, k, 1))
         for shape, k in (((3, 8), 0.1), ((3, 4, 8), 0.2), ((2, 3, 8), 0.3))
@@ -217,7 +217,7 @@ def test_the_temperature_goes_from_the_maximum_to_the_mean(temperature):
 def test_without_learned_matrices_the_scores_are_those_of_identities():
     text, video = features()
     params = tiny.params()
-    identities = {name: jnp.eye(len(params[name])) for name in MATRICES}
+    identities = {name: np.eye(len(params[name]), dtype=np.float32) for name in MATRICES}
     without = {name: value for name, value in params.items() if name not in MATRICES}
 
     got = score(text, video, params=without, learned_mixing=False)
