@@ -5,23 +5,26 @@ here are the matrix products; norms, softmaxes and the optimizer, a percent or t
 """
 
 
-def transformer(layers: int, width: int, tokens: int, context: int) -> int:
-    """Returns the operations for `tokens` tokens that each attend to `context` of them."""
-    return layers * tokens * (24 * width**2 + 4 * width * context)
+def transformer(layers: int, width: int, tokens: int) -> int:
+    """Returns the operations for one sequence of `tokens` that all attend to each other."""
+    return layers * tokens * (24 * width**2 + 4 * width * tokens)
 
 
 def encode_video(sizes: dict, videos: int) -> int:
     """Returns the operations of a forward pass of the image tower and the temporal encoder."""
     frames, width, embed = sizes["max_frames"], sizes["vision_width"], sizes["embed_dim"]
     patches = (sizes["image_size"] // sizes["patch_size"]) ** 2
+    # The last block makes keys and values of all tokens; the rest of it sees the class token alone.
+    spared = patches * (18 * width**2 + 4 * width * (patches + 1))
     frame = (
         patch_embedding(sizes)
-        + transformer(sizes["vision_layers"], width, patches + 1, patches + 1)
+        + transformer(sizes["vision_layers"], width, patches + 1)
+        - spared
         + 2 * width * embed
     )
     layers = sizes["temporal_layers"] if sizes["head"] == "seqTransf" else 0
     lstm = 16 * embed**2 * frames if sizes["head"] == "seqLSTM" else 0
-    return videos * (frames * frame + transformer(layers, embed, frames, frames) + lstm)
+    return videos * (frames * frame + transformer(layers, embed, frames) + lstm)
 
 
 def patch_embedding(sizes: dict) -> int:
@@ -32,7 +35,7 @@ def patch_embedding(sizes: dict) -> int:
 def encode_text(sizes: dict, texts: int) -> int:
     """Returns the operations of a forward pass of the text tower."""
     words, width = sizes["max_words"], sizes["text_width"]
-    tower = transformer(sizes["text_layers"], width, words, words)
+    tower = transformer(sizes["text_layers"], width, words)
     return texts * (tower + 2 * words * width * sizes["embed_dim"])
 
 

@@ -57,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.learned_mixing = True  # the released code's eight matrices; the paper has none
     config.model.mask_padding = False  # True keeps padded words and frames out of every softmax
     config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
-    config.model.remat = False  # True computes activations again instead of keeping them
+    config.model.remat = False  # True computes matrix products again instead of keeping them
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "bertadam"  # or adamw, for models trained from scratch

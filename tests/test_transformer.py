@@ -100,6 +100,25 @@ def test_the_stack_is_its_blocks_in_order():
     np.testing.assert_allclose(got, x, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("bias", [None, "causal", "padding"])
+def test_the_first_tokens_alone_are_those_of_the_whole_stack(layers, bias):
+    graphdef, state = nnx.split(build(6, layers, 2))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5, 6)), jnp.float32)
+    padding = jnp.where(jnp.arange(5) < jnp.array([2, 5, 3, 4])[:, None], 0, -1e6)[:, None, None]
+    bias = {None: None, "causal": causal_bias(5), "padding": padding}[bias]
+
+    def run(state, **options):
+        first = nnx.merge(graphdef, state)(x, bias, **options)[:, :2]
+        return (first**2).sum(), first
+
+    run = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnames="first")
+    whole, alone = run(state), run(state, first=2)
+
+    assert alone[0][1].shape == (4, 2, 6)
+    jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=1e-4, atol=1e-5), whole, alone)
+
+
 def test_under_the_causal_bias_a_token_never_sees_what_follows():
     stack = build(6, 2, 3)
     x = np.random.default_rng(1).normal(size=(1, 5, 6)).astype(np.float32)

@@ -117,8 +117,9 @@ class ImageTower(nnx.Module):
         first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, x.shape[-1]))
         x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype))
-        x = self.transformer(shard_batch(x.astype(self.dtype)))
-        # Only the class token is used, so only it goes through the last norm and projection.
+        # Only the class token is used, so only it goes through the last block's attention and MLP,
+        # the last norm and the projection.
+        x = self.transformer(shard_batch(x.astype(self.dtype)), first=1)
         x = self.ln_post(x[:, 0]).astype(self.dtype) @ self.proj[...].astype(self.dtype)
         return x.astype(jnp.float32).reshape(b, f, -1)
 
