@@ -35,7 +35,7 @@ def test_frame_word_matches_the_original(texts, words, videos, frames):
 
     def over(name):
         mixing = jnp.asarray(p[name], jnp.float32)
-        return lambda scores, axis: similarity.attend(scores, axis, mixing=mixing)
+        return lambda scores, axis: similarity.attend(scores / 0.01, axis, mixing=mixing) * 0.01
 
     got = jax.jit(
         lambda word, frame: similarity.frame_word(
@@ -63,12 +63,12 @@ def test_attention_over_a_matrix_matches_loops(axis, masked):
     valid = rng.random(scores.shape) < 0.6 if masked else np.ones(scores.shape, bool)
 
     got = similarity.attend(
-        jnp.asarray(scores),
+        jnp.asarray(scores / 0.02),
         axis,
         mixing=jnp.asarray(mixing),
         valid=jnp.asarray(valid) if masked else None,
-        temperature=0.02,
     )
+    got = 0.02 * got
 
     rows = np.moveaxis(scores, axis, -1)
     for place in np.ndindex(rows.shape[:-1]):

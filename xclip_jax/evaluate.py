@@ -1,6 +1,7 @@
 """Retrieval scores of a model on a split: each video encoded once, scores in bounded tiles."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
 
 # Elements of a tile's [T, W, V, F] tensor, of which a handful are alive at once. On a CPU a tile
-# should stay near the caches (2^21 floats are 8 MB); an accelerator wants long matrix products.
-TILE_ELEMENTS = {"cpu": 2**21}
+# should stay near the caches (2^19 floats are 2 MB); an accelerator wants long matrix products.
+TILE_ELEMENTS = {"cpu": 2**19}
 TILE_ELEMENTS_ACCELERATOR = 2**26
 
 
@@ -42,10 +43,9 @@ def make_encoders(graphdef) -> Encoders:
     def video(params, pixels, mask):
         return nnx.merge(graphdef, params).encode_video(pixels, mask)
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def similarity(params, text, videos, start, *, size):
-        tile = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), videos)
-        return nnx.merge(graphdef, params).similarity(text, tile)
+    @functools.partial(jax.jit, static_argnames="columns")
+    def similarity(params, text, videos, *, columns):
+        return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
 
     return Encoders(text, video, similarity)
 
@@ -86,13 +86,12 @@ def score(encoders: Encoders, params, text: Text, video: Video, *, progress: boo
     """Returns the float32 [T, V] score matrix, computed in tiles of bounded memory."""
     texts, videos = len(text.sentence), len(video.video)
     rows, columns = tile_shape(texts, videos, text.mask.shape[1] * video.mask.shape[1])
-    padded = jax.tree.map(jnp.asarray, _pad(video, columns))
+    video = jax.tree.map(jnp.asarray, video)
     scores = np.empty((texts, videos), np.float32)
-    for i in tqdm(range(0, texts, rows), "scoring", unit="tile", disable=not progress, leave=False):
+    for i in tqdm(range(0, texts, rows), "scoring", unit="row", disable=not progress, leave=False):
         part = _pad(jax.tree.map(lambda x, i=i: x[i : i + rows], text), rows)
-        for j in range(0, videos, columns):
-            tile = encoders.similarity(params, part, padded, j, size=columns)
-            scores[i : i + rows, j : j + columns] = np.asarray(tile)[: texts - i, : videos - j]
+        tiles = encoders.similarity(params, part, video, columns=columns)
+        scores[i : i + rows] = np.asarray(tiles)[: texts - i]
     return scores
 
 
@@ -100,8 +99,14 @@ def tile_shape(texts: int, videos: int, elements: int) -> tuple[int, int]:
     """Returns how many texts and videos make a tile when each pair takes `elements` floats."""
     budget = TILE_ELEMENTS.get(jax.default_backend(), TILE_ELEMENTS_ACCELERATOR)
     pairs = max(budget // elements, 1)
-    columns = min(2 ** int(np.log2(pairs) / 2 + 0.5), videos)
-    return max(1, min(pairs // columns, texts)), columns
+    columns = _part(videos, math.isqrt(pairs))
+    return _part(texts, pairs // columns), columns
+
+
+def _part(count: int, most: int) -> int:
+    """Returns the size of the fewest parts of `count` that hold `most` each, made as even as can
+    be: the last one is computed at its full size too."""
+    return math.ceil(count / math.ceil(count / most))
 
 
 def _pad(features, size: int):

@@ -39,12 +39,12 @@ def attend(
     *,
     mixing: Float[Array, "M M"] | None = None,
     valid: Bool[Array, "..."] | None = None,
-    temperature: float = TEMPERATURE,
 ) -> Float[Array, "..."]:
     """Aggregates one axis of a similarity tensor by attention over its own values (AOSM).
 
     Args:
-      scores: similarities, words or frames on `axis`.
+      scores: similarities in units of the temperature, words or frames on `axis`; so is the result.
+        Features divided by the temperature once spare a division of every score.
       mixing: a learned matrix applied to the attention weights, as in the released code; the
         paper's equations have none. After training the weights may be negative and need not
         sum to one.
@@ -55,7 +55,7 @@ def attend(
             f"{scores.shape[axis]} words or frames to aggregate, but this model was built for"
             f" {len(mixing)}: set data.max_words and data.max_frames to the model's values."
         )
-    logits = scores / temperature
+    logits = scores
     if valid is not None:
         scores = jnp.where(valid, scores, 0)
         logits = jnp.where(valid, logits, OUT)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
@@ -76,8 +77,44 @@ class XCLIP(nnx.Module):
         pooled = pool(self.temporal(frames, frame_mask), frame_mask)
         return Video(shard_batch(pooled), shard_batch(normalize(frames)), frame_mask)
 
-    def similarity(self, text: Text, video: Video) -> Float[Array, "T V"]:
-        """Returns the scaled score of every text with every video (SPEC 3.3)."""
+    def similarity(
+        self, text: Text, video: Video, *, columns: int | None = None
+    ) -> Float[Array, "T V"]:
+        """Returns the scaled score of every text with every video (SPEC 3.3).
+
+        With `columns`, that many videos are compared at a time: the [T, W, V, F] similarities of
+        all would not fit in memory.
+        """
+        # Attention takes similarities in units of the temperature; the scale takes it out again.
+        text = text._replace(
+            sentence=text.sentence / self.temperature, words=text.words / self.temperature
+        )
+        query = self._project(text.sentence, "global_mat_weight")
+        words, frames = self._project_one(text.words, video.frames, "local_mat_weight")
+        videos = len(video.video)
+        if columns is None or columns >= videos:
+            return shard_batch(self._compare(query, text, words, video, frames))
+
+        def compare(i, scores):
+            start = jnp.minimum(i * columns, videos - columns)  # the last two tiles may overlap
+            tile = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns), (video, frames)
+            )
+            found = self._compare(query, text, words, *tile)
+            return jax.lax.dynamic_update_slice_in_dim(scores, found, start, axis=1)
+
+        scores = jnp.zeros((len(query), videos), jnp.float32)
+        return shard_batch(jax.lax.fori_loop(0, -(-videos // columns), compare, scores))
+
+    def _compare(
+        self,
+        query: Float[Array, "T E"],
+        text: Text,
+        words: Float[Array, "T W E"],
+        video: Video,
+        frames: Float[Array, "V F E"],
+    ) -> Float[Array, "T V"]:
+        """Returns the scores of sentences, words and frames as they are and as projected."""
         word_mask = text.mask if self.mask_padding else None
         frame_mask = video.mask if self.mask_padding else None
         first, second = (
@@ -89,37 +126,33 @@ class XCLIP(nnx.Module):
             valid = None if mask is None else jnp.expand_dims(mask, axes)
             if kind == "aosm":
                 return functools.partial(
-                    similarity.attend,
-                    mixing=self._mixing(matrix),
-                    valid=valid,
-                    temperature=self.temperature,
+                    similarity.attend, mixing=self._mixing(matrix), valid=valid
                 )
             plain = {"mean": similarity.mean, "max": similarity.maximum}[kind]
             return functools.partial(plain, valid=valid)
 
-        sentence, words = text.sentence, text.words
         scores = []
         if "video_sentence" in self.contrasts:
-            query = self._project(sentence, "global_mat_weight")
             scores.append(similarity.video_sentence(query, video.video))
         if "video_word" in self.contrasts:
             aggregate = over(first, "word_logit_weight", word_mask, (2,))
-            scores.append(similarity.video_word(words, video.video, aggregate))
+            scores.append(similarity.video_word(text.words, video.video, aggregate))
         if "sentence_frame" in self.contrasts:
             aggregate = over(first, "frame_logit_weight", frame_mask, (0,))
-            scores.append(similarity.sentence_frame(sentence, video.frames, aggregate))
+            scores.append(similarity.sentence_frame(text.sentence, video.frames, aggregate))
         if "frame_word" in self.contrasts:
             scores.append(
                 similarity.frame_word(
-                    *self._project_one(words, video.frames, "local_mat_weight"),
+                    words,
+                    frames,
                     over_words=over(first, "word_mat_weight", word_mask, (2, 3)),
                     over_frames=over(first, "frame_mat_weight", frame_mask, (0, 1)),
                     then_words=over(second, "word_mat_weight2", word_mask, (2,)),
                     then_frames=over(second, "frame_mat_weight2", frame_mask, (0,)),
                 )
             )
-        scale = jnp.exp(self.clip.logit_scale[...])
-        return shard_batch(scale * sum(scores) / len(scores))
+        scale = jnp.exp(self.clip.logit_scale[...]) * self.temperature
+        return scale * sum(scores) / len(scores)
 
     def _mixing(self, name: str):
         matrix = getattr(self, name, None)
