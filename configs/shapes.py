@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data.twin_split = "twins"
     config.data.max_words, config.data.max_frames = 16, 8
     config.batch_size = 64
-    config.epochs = 3.2  # 998 steps
+    config.epochs = 5  # 1560 steps
     if arg.smoke:
         common.shrink(config)
     return config.lock()
