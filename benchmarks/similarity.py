@@ -71,7 +71,8 @@ def run(args) -> None:
         first = jax.tree.map(lambda x: x[:count], text)
         return evaluate.score(encoders, params, first, video, progress=False)
 
-    tile, _ = evaluate.tile_shape(rows, args.videos, args.words * args.frames)
+    floats = encoders.pair_floats(params, args.words, args.frames)
+    tile, _ = evaluate.tile_shape(rows, args.videos, floats)
     _, first = measure.timed(score, tile)
     _, second = measure.timed(score, tile)
     timings = [measure.timed(score, rows) for _ in range(args.repeats)]

@@ -69,7 +69,7 @@ def run(config, args) -> None:
         state, layout = train.initial_state(config, sizes, adam, mesh, checkpointer)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
         batch = sharding.to_global(random_batch(sizes, args.batch), mesh)
-        step = train.make_train_step(graphdef, adam, layout, mesh)
+        step = train.make_train_step(graphdef, adam, layout, mesh, seed=config.seed)
         lowered = step.lower(state, batch)
         compiled, compile_seconds = measure.timed(lowered.compile)
         times = []

@@ -10,8 +10,8 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """Returns the defaults: X-CLIP as released, on CLIP ViT-B/32."""
+def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
+    """Returns the defaults of `model`: as released, on CLIP ViT-B/32."""
     config = ml_collections.ConfigDict()
     config.seed = 42  # the references'
     config.epochs = 5.0
@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.slice_position = 2  # of more frames: 0 the first, 1 the last, 2 evenly spread
 
     config.model = ml_collections.ConfigDict()
-    config.model.name = "xclip"
+    config.model.name = model
     config.model.arch = "vit_b32"  # vit_b32, vit_b16, vit_l14, or custom: all sizes given below
     for size in (
         "embed_dim",
@@ -51,13 +51,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.head = "seqTransf"  # meanP, seqTransf, seqLSTM
     config.model.temporal_layers = 4  # the released code's; the paper's text says 3
     config.model.linear_patch = "2d"
-    config.model.contrasts = ("video_sentence", "video_word", "sentence_frame", "frame_word")
-    config.model.aggregation = "aosm"  # or mean_mean, mean_max, max_mean, max_max
-    config.model.temperature = 0.01
-    config.model.learned_mixing = True  # the released code's eight matrices; the paper has none
-    config.model.mask_padding = False  # True keeps padded words and frames out of every softmax
     config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
     config.model.remat = False  # True computes matrix products again instead of keeping them
+    for option, value in _options(model).items():
+        config.model[option] = value
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "bertadam"  # or adamw, for models trained from scratch
@@ -67,6 +64,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 0.2
     config.optimizer.freeze_layers = 0  # blocks below it, and CLIP's embeddings; -1: nothing
     return config
+
+
+def _options(model: str) -> dict:
+    """Returns what only this model has."""
+    match model:
+        case "xclip":
+            return {
+                "contrasts": ("video_sentence", "video_word", "sentence_frame", "frame_word"),
+                "aggregation": "aosm",  # or mean_mean, mean_max, max_mean, max_max
+                "temperature": 0.01,
+                "learned_mixing": True,  # the released code's eight matrices; the paper has none
+                "mask_padding": False,  # True keeps padded words and frames out of every softmax
+            }
+    raise ValueError(f"config argument model={model}: expected xclip.")
 
 
 def parse_arg(arg: str, **defaults) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""X-CLIP on your own clips, listed in a JSON-lines or CSV file.
+"""A model on your own clips, listed in a JSON-lines or CSV file.
 
 xclip-jax build jsonl --captions my_clips.jsonl --out shards/mine
 xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
@@ -10,13 +10,13 @@ from xclip_jax.configs import common
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Returns a small model trained from scratch; `arg` may set arch=, head= and smoke.
+    """Returns a small model trained from scratch; `arg` may set model=, arch=, head=, smoke.
 
     `arch=vit_b32` and its like give CLIP's own sizes and the paper's optimizer, for weights
     converted from CLIP.
     """
-    arg = common.parse_arg(arg, arch="custom", head="seqTransf", smoke=False)
-    config = common.get_config()
+    arg = common.parse_arg(arg, model="xclip", arch="custom", head="seqTransf", smoke=False)
+    config = common.get_config(arg.model)
     config.model.head = arg.head
     config.data.dir = "shards/mine"
     config.batch_size = 64

@@ -67,7 +67,7 @@ def batches_and_step(config, devices: int, fsdp: int):
         seed=0,
         first=0,
     )
-    step = train.make_train_step(graphdef, adam, layout, mesh)
+    step = train.make_train_step(graphdef, adam, layout, mesh, seed=config.seed)
     return jax.device_put(state, layout), batches, step, mesh
 
 

@@ -18,18 +18,23 @@ from xclip_jax.models.similarity import Text, Video
 from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
 
-# Elements of a tile's [T, W, V, F] tensor, of which a handful are alive at once. On a CPU a tile
-# should stay near the caches (2^19 floats are 2 MB); an accelerator wants long matrix products.
+# Floats of a tile's largest tensor (X-CLIP's is [T, W, V, F]), of which a handful are alive at
+# once. On a CPU a tile should stay near the caches (2^19 floats are 2 MB); an accelerator wants
+# long matrix products.
 TILE_ELEMENTS = {"cpu": 2**19}
 TILE_ELEMENTS_ACCELERATOR = 2**26
 
 
 class Encoders(NamedTuple):
-    """The three verbs of a model, jitted, as functions of its parameters."""
+    """The three verbs of a model, jitted, as functions of its parameters.
+
+    `pair_floats(params, words, frames)` says how much memory a score takes.
+    """
 
     text: Callable
     video: Callable
     similarity: Callable
+    pair_floats: Callable
 
 
 def make_encoders(graphdef) -> Encoders:
@@ -47,7 +52,10 @@ def make_encoders(graphdef) -> Encoders:
     def similarity(params, text, videos, *, columns):
         return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
 
-    return Encoders(text, video, similarity)
+    def pair_floats(params, words: int, frames: int) -> int:
+        return nnx.merge(graphdef, params).pair_floats(words, frames)
+
+    return Encoders(text, video, similarity, pair_floats)
 
 
 def encode_texts(
@@ -84,8 +92,9 @@ def _encode(encode: Callable, params, batch: tuple, batch_size: int):
 
 def score(encoders: Encoders, params, text: Text, video: Video, *, progress: bool) -> np.ndarray:
     """Returns the float32 [T, V] score matrix, computed in tiles of bounded memory."""
-    texts, videos = len(text.sentence), len(video.video)
-    rows, columns = tile_shape(texts, videos, text.mask.shape[1] * video.mask.shape[1])
+    texts, words = text.mask.shape
+    videos, frames = video.mask.shape
+    rows, columns = tile_shape(texts, videos, encoders.pair_floats(params, words, frames))
     video = jax.tree.map(jnp.asarray, video)
     scores = np.empty((texts, videos), np.float32)
     for i in tqdm(range(0, texts, rows), "scoring", unit="row", disable=not progress, leave=False):
@@ -181,7 +190,7 @@ def run(
         return metrics.retrieval(scores, counts, ties=ties)
     both = jax.tree.map(lambda *parts: np.concatenate(parts), (text, video), encode(twins))
     scores = score(encoders, params, *both, progress=progress)
-    texts, videos = len(text.sentence), len(video.video)
+    texts, videos = len(text.mask), len(video.mask)
     own = np.repeat(np.arange(videos), counts)
     gallery = metrics.ranks(scores[:texts], own, ties=ties)
     accuracy = metrics.twin_accuracy(scores, np.concatenate([counts, twins.captions_per_video]))

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import checkpoint, evaluate, losses, models, optimizer, sharding, workdir
+from xclip_jax import checkpoint, evaluate, models, optimizer, sharding, workdir
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.progress import Reporter
@@ -74,7 +74,9 @@ def train_and_evaluate(
         state, state_sharding = initial_state(
             config, sizes, adam.transformation, mesh, checkpointer
         )
-        train_step = make_train_step(graphdef, adam.transformation, state_sharding, mesh)
+        train_step = make_train_step(
+            graphdef, adam.transformation, state_sharding, mesh, seed=config.seed
+        )
         first = int(state["step"])
         batches = pipeline.train(
             shards, tokenizer, intake, batch_size=config.batch_size, seed=config.seed, first=first
@@ -132,8 +134,13 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
     return (jax.jit(fresh, out_shardings=layout)(key) if state is None else state), layout
 
 
-def make_train_step(graphdef, transformation: optax.GradientTransformation, state_sharding, mesh):
-    """Returns a jitted (state, batch) -> (state, metrics) for the given shardings."""
+def make_train_step(
+    graphdef, transformation: optax.GradientTransformation, state_sharding, mesh, *, seed: int
+):
+    """Returns a jitted (state, batch) -> (state, metrics) for the given shardings.
+
+    What a model draws in training, dropout, is a function of `seed` and the step alone.
+    """
     batch_sharding = NamedSharding(mesh, sharding.BATCH)
 
     @functools.partial(
@@ -147,7 +154,8 @@ def make_train_step(graphdef, transformation: optax.GradientTransformation, stat
             model = nnx.merge(graphdef, params)
             text = model.encode_text(batch["tokens"], batch["token_mask"])
             video = model.encode_video(batch["video"], batch["frame_mask"])
-            return losses.symmetric(model.similarity(text, video))
+            key = jax.random.fold_in(jax.random.key(seed), state["step"])
+            return model.loss(text, video, key)
 
         loss, grads = jax.value_and_grad(loss_of)(state["params"])
         updates, opt_state = transformation.update(grads, state["opt_state"], state["params"])

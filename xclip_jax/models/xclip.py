@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from xclip_jax import losses
 from xclip_jax.models import similarity
 from xclip_jax.models.clip import CLIP, normalize_pixels
 from xclip_jax.models.similarity import Text, Video
@@ -105,6 +106,14 @@ class XCLIP(nnx.Module):
 
         scores = jnp.zeros((len(query), videos), jnp.float32)
         return shard_batch(jax.lax.fori_loop(0, -(-videos // columns), compare, scores))
+
+    def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
+        """Returns the training loss of a batch in which text i belongs to video i (SPEC 3.4)."""
+        return losses.symmetric(self.similarity(text, video))
+
+    def pair_floats(self, words: int, frames: int) -> int:
+        """Returns the floats of one pair in the largest tensor of `similarity`."""
+        return words * frames
 
     def _compare(
         self,
