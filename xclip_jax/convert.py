@@ -14,6 +14,7 @@ import numpy as np
 DROPPABLE = re.compile(
     r"(clip\.)?(input_resolution|context_length|vocab_size)$"  # sizes, not weights
     r"|position_ids$"  # an index buffer
+    r"|^trans_layernorm\.(weight|bias)$"  # CLIP2Video always has it; projected differences read it
 )
 # The references build the LSTM head with a table of frame positions that nothing reads.
 UNUSED_IN_LSTM = "frame_position_embeddings.weight"
@@ -31,15 +32,22 @@ _RULES = [
     (r"clip/text/(positional_embedding|text_projection)", r"clip.\1", _SAME),
     (r"clip/text/ln_final/scale", "clip.ln_final.weight", _SAME),
     (r"clip/text/ln_final/bias", "clip.ln_final.bias", _SAME),
-    (r"temporal/frame_position_embeddings", "frame_position_embeddings.weight", _SAME),
+    (r"(?:temporal/)?frame_position_embeddings", "frame_position_embeddings.weight", _SAME),
     (r"temporal/(ih|hh)/kernel", r"lstm_visual.weight_\1_l0", _TRANSPOSED),
     (r"temporal/(ih|hh)/bias", r"lstm_visual.bias_\1_l0", _SAME),
+    (r"difference/type_position_embeddings", "type_position_embeddings.weight", _SAME),
+    (r"difference/proj", "frame2t_projection", _SAME),
+    (r"difference/layer_norm/scale", "trans_layernorm.weight", _SAME),
+    (r"difference/layer_norm/bias", "trans_layernorm.bias", _SAME),
+    (r"centers/(weight_center|emb_center)", r"\1", _SAME),
     (r"((?:global|local|word|frame)_(?:logit|mat)_weight2?)", r"\1", _SAME),
 ]
 _STACKS = {
     "clip/visual/transformer": "clip.visual.transformer",
     "clip/text/transformer": "clip.transformer",
     "temporal/transformer": "transformerClip",
+    "difference/attention/transformer": "frame2t_attention",
+    "action/transformer": "actionClip",
 }
 _IN_BLOCK = {
     "ln_1/scale": ("ln_1.weight", _SAME),

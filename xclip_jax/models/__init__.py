@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from xclip_jax.models import clip2video
 from xclip_jax.models.clip import ARCHS, CLIP, create_clip
 from xclip_jax.models.similarity import AGGREGATIONS, CONTRASTS, TEMPERATURE
 from xclip_jax.models.sizes import DTYPES, Sizes, check
 from xclip_jax.models.temporal import HEADS, create_temporal
+from xclip_jax.models.temporal_blocks import DIFFERENCES
 from xclip_jax.models.xclip import XCLIP
 
 __all__ = ["ARCHS", "create", "init"]
@@ -35,7 +37,7 @@ def init(key: jax.Array, name: str, **sizes) -> dict:
 
 
 def _build(name: str, key: jax.Array, sizes: dict) -> nnx.Module:
-    builders = {"xclip": _xclip}
+    builders = {"xclip": _xclip, "clip2video": _clip2video}
     if name not in builders:
         raise ValueError(
             f"model {name!r} is unknown: set config.model.name to one of {sorted(builders)}."
@@ -98,4 +100,45 @@ def _xclip(
         temperature=temperature,
         learned_mixing=learned_mixing,
         mask_padding=mask_padding,
+    )
+
+
+def _clip2video(
+    rngs: nnx.Rngs,
+    sizes: Sizes,
+    *,
+    difference: str = "sigmoid_selfA",
+    alignment: str = "TAB_TDB",
+    centers: int = 5,
+    center_weight: float = 0.5,
+    tiled_mask_bug: bool = False,
+) -> clip2video.CLIP2Video:
+    released = sizes.head == "TAB_TDB"  # the released whole, by the name of its last block
+    options = {
+        f"difference={difference!r} is not one of {DIFFERENCES}": difference in DIFFERENCES,
+        f"alignment={alignment!r} is not one of {clip2video.ALIGNMENTS}": alignment
+        in clip2video.ALIGNMENTS,
+        "alignment='TAB_TDB' needs a difference other than 'none'": difference != "none"
+        or alignment != "TAB_TDB",
+        f"alignment={alignment!r} is not what head='TAB_TDB' stands for: choose head='seqTransf'"
+        " beside it": not released or alignment == "TAB_TDB",
+        f"centers={centers} is not positive": centers > 0,
+        f"center_weight={center_weight} is not within [0, 1]": 0 <= center_weight <= 1,
+    }
+    check(sizes, (*clip2video.HEADS, "TAB_TDB"), options)
+    return clip2video.CLIP2Video(
+        _clip(rngs, sizes),
+        embed_dim=sizes.embed_dim,
+        positions=sizes.context_length,
+        layers=sizes.temporal_layers,
+        head="seqTransf" if released else sizes.head,
+        difference=difference,
+        alignment=alignment,
+        centers=centers,
+        center_weight=center_weight,
+        heads=sizes.embed_dim // 64,
+        tiled_mask_bug=tiled_mask_bug,
+        dtype=DTYPES[sizes.dtype],
+        remat=sizes.remat,
+        rngs=rngs,
     )

@@ -55,7 +55,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        bias: Float[Array, "#B 1 #N N"] | None = None,
+        bias: Float[Array, "#B #H #N N"] | None = None,
         *,
         first: int | None = None,
     ) -> Float[Array, "B M D"]:
@@ -106,7 +106,7 @@ class Transformer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        bias: Float[Array, "#B 1 #N N"] | None = None,
+        bias: Float[Array, "#B #H #N N"] | None = None,
         *,
         first: int | None = None,
     ) -> Float[Array, "B M D"]:
