@@ -48,7 +48,7 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
         "vocab_size",
     ):
         config.model[size] = placeholder(int)
-    config.model.head = "seqTransf"  # meanP, seqTransf, seqLSTM
+    config.model.head = "seqTransf"  # meanP, seqTransf, seqLSTM; clip4clip: or tightTransf
     config.model.temporal_layers = 4  # the released code's; the paper's text says 3
     config.model.linear_patch = "2d"
     config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
@@ -77,7 +77,18 @@ def _options(model: str) -> dict:
                 "learned_mixing": True,  # the released code's eight matrices; the paper has none
                 "mask_padding": False,  # True keeps padded words and frames out of every softmax
             }
-    raise ValueError(f"config argument model={model}: expected xclip.")
+        case "clip4clip":
+            # With tightTransf: GPUs of the reference, whose negatives stayed apart; 1 is all.
+            return {"negative_groups": 1}
+        case "clip2video":
+            return {
+                "difference": "sigmoid_selfA",  # or none, plain, sigmoid_mlp
+                "alignment": "TAB_TDB",  # or none, plain, TAB
+                "centers": 5,  # the released models'; that of VATEX has 7
+                "center_weight": 0.5,  # of the global score; the aligned one has the rest
+                "tiled_mask_bug": False,  # True for checkpoints of the release, trained with it
+            }
+    raise ValueError(f"config argument model={model}: expected xclip, clip4clip or clip2video.")
 
 
 def parse_arg(arg: str, **defaults) -> SimpleNamespace:

@@ -40,12 +40,20 @@ _RULES = [
     (r"difference/layer_norm/scale", "trans_layernorm.weight", _SAME),
     (r"difference/layer_norm/bias", "trans_layernorm.bias", _SAME),
     (r"centers/(weight_center|emb_center)", r"\1", _SAME),
+    (r"cross/position_embeddings", "cross.embeddings.position_embeddings.weight", _SAME),
+    (r"cross/ln_pool/scale", "cross.pooler.ln_pool.weight", _SAME),
+    (r"cross/ln_pool/bias", "cross.pooler.ln_pool.bias", _SAME),
+    (r"cross/dense/kernel", "cross.pooler.dense.weight", _TRANSPOSED),
+    (r"cross/dense/bias", "cross.pooler.dense.bias", _SAME),
+    (r"similarity_dense/kernel", "similarity_dense.weight", _TRANSPOSED),
+    (r"similarity_dense/bias", "similarity_dense.bias", _SAME),
     (r"((?:global|local|word|frame)_(?:logit|mat)_weight2?)", r"\1", _SAME),
 ]
 _STACKS = {
     "clip/visual/transformer": "clip.visual.transformer",
     "clip/text/transformer": "clip.transformer",
     "temporal/transformer": "transformerClip",
+    "cross/transformer": "cross.transformer",
     "difference/attention/transformer": "frame2t_attention",
     "action/transformer": "actionClip",
 }

@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import tqdm
 
 from xclip_jax import evaluate, frames, video
-from xclip_jax.models.similarity import Video
 from xclip_jax.workdir import Trained
 
 SUFFIXES = {
@@ -35,10 +34,13 @@ _DAMAGE = (
 
 
 class Index(NamedTuple):
-    """The clips of a folder and their features, in the order of `paths`."""
+    """The clips of a folder and their features, in the order of `paths`.
+
+    `features` is what the model's `encode_video` returns, a NamedTuple of arrays.
+    """
 
     paths: list[str]
-    features: Video
+    features: tuple
 
 
 def index_folder(
@@ -58,7 +60,7 @@ def index_folder(
             " subfolders too."
         )
     model = fingerprint(trained)
-    known = _read(file, model)
+    known = _read(file, model, _kind(trained, encoders))
     keys = {path: _key(path) for path in clips}
     missing = [path for path in clips if keys[path] not in known]
     if missing:
@@ -110,7 +112,7 @@ def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]
         features = evaluate.encode_videos(
             encoders, trained.params, [(np.stack(pixels), np.stack(masks))], batch_size=size
         )
-        rows = map(Video._make, zip(*features, strict=True))
+        rows = map(features._make, zip(*features, strict=True))
         known.update(zip(batch, rows, strict=True))
         batch.clear()
 
@@ -157,7 +159,16 @@ def _key(path: Path) -> str:
     return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
-def _read(file: Path, model: str) -> dict[str, Video]:
+def _kind(trained: Trained, encoders: evaluate.Encoders) -> type:
+    """Returns the NamedTuple that this model's features of videos come in."""
+    intake = trained.intake
+    square = (intake.image_size, intake.image_size, 3)
+    pixels = jax.ShapeDtypeStruct((1, intake.max_frames, *square), np.uint8)
+    mask = jax.ShapeDtypeStruct((1, intake.max_frames), bool)
+    return type(jax.eval_shape(encoders.video, trained.params, pixels, mask))
+
+
+def _read(file: Path, model: str, kind: type) -> dict[str, tuple]:
     if not file.exists():
         return {}
     try:
@@ -165,16 +176,16 @@ def _read(file: Path, model: str) -> dict[str, Video]:
             if str(stored["model"]) != model:
                 print(f"{file} is of another model: encoding anew.", file=sys.stderr)
                 return {}
-            rows = zip(stored["video"], stored["frames"], stored["mask"], strict=True)
-            return {str(key): Video(*row) for key, row in zip(stored["keys"], rows, strict=True)}
+            rows = zip(*(stored[field] for field in kind._fields), strict=True)
+            return {str(key): kind(*row) for key, row in zip(stored["keys"], rows, strict=True)}
     except _DAMAGE as error:
         raise ValueError(
             f"{file} is not a features file ({error}): delete it, or give another --features."
         ) from None
 
 
-def _write(file: Path, model: str, known: dict[str, Video]) -> None:
-    features = Video(*(np.stack(x) for x in zip(*known.values(), strict=True)))
+def _write(file: Path, model: str, known: dict[str, tuple]) -> None:
+    features = jax.tree.map(lambda *rows: np.stack(rows), *known.values())
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
     with temporary.open("wb") as stream:

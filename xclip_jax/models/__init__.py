@@ -8,6 +8,8 @@ from flax import nnx
 
 from xclip_jax.models import clip2video
 from xclip_jax.models.clip import ARCHS, CLIP, create_clip
+from xclip_jax.models.clip4clip import CLIP4Clip, TightCLIP4Clip
+from xclip_jax.models.cross import CrossEncoder
 from xclip_jax.models.similarity import AGGREGATIONS, CONTRASTS, TEMPERATURE
 from xclip_jax.models.sizes import DTYPES, Sizes, check
 from xclip_jax.models.temporal import HEADS, create_temporal
@@ -24,7 +26,7 @@ def create(name: str, **sizes):
     `pair_floats` says how much memory a score takes.
 
     Args:
-      name: `xclip`.
+      name: `xclip`, `clip4clip` or `clip2video`.
       **sizes: those of `Sizes` and the model's options, the keywords of its builder below.
     """
     graphdef, state = nnx.split(nnx.eval_shape(lambda: _build(name, jax.random.key(0), sizes)))
@@ -37,7 +39,7 @@ def init(key: jax.Array, name: str, **sizes) -> dict:
 
 
 def _build(name: str, key: jax.Array, sizes: dict) -> nnx.Module:
-    builders = {"xclip": _xclip, "clip2video": _clip2video}
+    builders = {"xclip": _xclip, "clip4clip": _clip4clip, "clip2video": _clip2video}
     if name not in builders:
         raise ValueError(
             f"model {name!r} is unknown: set config.model.name to one of {sorted(builders)}."
@@ -101,6 +103,33 @@ def _xclip(
         learned_mixing=learned_mixing,
         mask_padding=mask_padding,
     )
+
+
+def _clip4clip(
+    rngs: nnx.Rngs, sizes: Sizes, *, negative_groups: int = 1
+) -> CLIP4Clip | TightCLIP4Clip:
+    tight = sizes.head == "tightTransf"
+    options = {
+        f"negative_groups={negative_groups} is not 1, or with head=tightTransf more": (
+            negative_groups == 1 or (tight and negative_groups > 1)
+        ),
+        f"max_frames={sizes.max_frames} and the sentence exceed the {sizes.context_length}"
+        " positions": not tight or sizes.max_frames < sizes.context_length,
+    }
+    check(sizes, (*HEADS, "tightTransf"), options)
+    if not tight:
+        return CLIP4Clip(_clip(rngs, sizes), _temporal(rngs, sizes))
+    clip = _clip(rngs, sizes)
+    cross = CrossEncoder(
+        sizes.embed_dim,
+        positions=sizes.context_length,
+        layers=sizes.temporal_layers,
+        heads=sizes.embed_dim // 64,
+        dtype=DTYPES[sizes.dtype],
+        remat=sizes.remat,
+        rngs=rngs,
+    )
+    return TightCLIP4Clip(clip, cross, negative_groups=negative_groups, rngs=rngs)
 
 
 def _clip2video(

@@ -5,6 +5,7 @@ the similarity matrix, sums them weighted by a sharp softmax of themselves: clos
 every one takes part. Plain means and maxima, the paper's ablations, stand beside it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,27 @@ class Video(NamedTuple):
     video: Float[Array, "V E"]
     frames: Float[Array, "V F E"]
     mask: Bool[Array, "V F"]
+
+
+def by_columns(
+    compare: Callable, video, columns: int | None, *, rows: tuple[int, ...]
+) -> Float[Array, "... V"]:
+    """Returns `compare(video)`, the scores [*rows, V], computed for `columns` videos at a time.
+
+    `video` is anything whose arrays have the videos on their leading axis; `compare` takes part of
+    it. Without `columns`, or with as many as there are videos, all are compared at once.
+    """
+    videos = len(jax.tree.leaves(video)[0])
+    if columns is None or columns >= videos:
+        return compare(video)
+
+    def add(i, scores):
+        start = jnp.minimum(i * columns, videos - columns)  # the last two tiles may overlap
+        tile = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns), video)
+        return jax.lax.dynamic_update_slice_in_dim(scores, compare(tile), start, axis=-1)
+
+    scores = jnp.zeros((*rows, videos), jnp.float32)
+    return jax.lax.fori_loop(0, -(-videos // columns), add, scores)
 
 
 def attend(

@@ -92,20 +92,12 @@ class XCLIP(nnx.Module):
         )
         query = self._project(text.sentence, "global_mat_weight")
         words, frames = self._project_one(text.words, video.frames, "local_mat_weight")
-        videos = len(video.video)
-        if columns is None or columns >= videos:
-            return shard_batch(self._compare(query, text, words, video, frames))
 
-        def compare(i, scores):
-            start = jnp.minimum(i * columns, videos - columns)  # the last two tiles may overlap
-            tile = jax.tree.map(
-                lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns), (video, frames)
-            )
-            found = self._compare(query, text, words, *tile)
-            return jax.lax.dynamic_update_slice_in_dim(scores, found, start, axis=1)
+        def compare(tile):
+            return self._compare(query, text, words, *tile)
 
-        scores = jnp.zeros((len(query), videos), jnp.float32)
-        return shard_batch(jax.lax.fori_loop(0, -(-videos // columns), compare, scores))
+        scores = similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
+        return shard_batch(scores)
 
     def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
         """Returns the training loss of a batch in which text i belongs to video i (SPEC 3.4)."""

@@ -1,0 +1,72 @@
+"""The cross encoder of tightTransf: one score from a sentence and the frames, read together.
+
+Nothing of it can be computed ahead for a text or a video alone: every pair is a pass through the
+transformer (SPEC 4.4).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from xclip_jax.models.temporal import PADDED, POSITION_SCALE
+from xclip_jax.models.transformer import TEMPORAL_EPSILON, Transformer, layer_norm
+
+DROPOUT = 0.1  # of the sequences, in training (the references' configuration file)
+
+
+class CrossEncoder(nnx.Module):
+    """A transformer over [sentence, frames], whose first token is pooled (the references' `cross`).
+
+    It starts as the references' does: `positions` and the blocks are copies of CLIP's where CLIP's
+    weights are given, the dense layer is drawn at 0.02.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        positions: int,
+        layers: int,
+        heads: int,
+        dtype=jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        self.position_embeddings = nnx.Param(
+            nnx.initializers.normal(POSITION_SCALE)(rngs.params(), (positions, width))
+        )
+        self.transformer = Transformer(
+            width, layers, heads, epsilon=TEMPORAL_EPSILON, dtype=dtype, remat=remat, rngs=rngs
+        )
+        self.ln_pool = layer_norm(width, epsilon=TEMPORAL_EPSILON, rngs=rngs)
+        self.dense = nnx.Linear(
+            width, width, dtype=dtype, kernel_init=nnx.initializers.normal(0.02), rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "P N E"],
+        mask: Bool[Array, "P N"],
+        keep: Bool[Array, "P N E"] | None = None,
+    ) -> Float[Array, "P E"]:
+        """Returns the pooled float32 feature of P sequences.
+
+        `keep` is what dropout leaves, in training; see `draw_kept`.
+        """
+        x = x + self.position_embeddings[: x.shape[1]]
+        if keep is not None:
+            x = jnp.where(keep, x / (1 - DROPOUT), 0)
+        bias = jnp.where(mask, jnp.float32(0), jnp.float32(PADDED))[:, None, None, :]
+        x = self.transformer(x.astype(self.dtype), bias, first=1)[:, 0]
+        x = self.dense(self.ln_pool(x)).astype(jnp.float32)
+        return x * jax.nn.sigmoid(1.702 * x)
+
+
+def draw_kept(keys: Key[Array, " V"], shape: tuple[int, ...]) -> Bool[Array, "V ..."]:
+    """Returns what dropout keeps of one array of `shape` for each key.
+
+    One key a video: what is drawn depends neither on tiles nor on devices.
+    """
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - DROPOUT, shape))(keys)
