@@ -6,6 +6,7 @@ layer of a stacked one) and how its axes are laid out there. NumPy in, NumPy out
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +15,12 @@ import numpy as np
 DROPPABLE = re.compile(
     r"(clip\.)?(input_resolution|context_length|vocab_size)$"  # sizes, not weights
     r"|position_ids$"  # an index buffer
+    r"|attn_mask$"  # the causal mask
     r"|^trans_layernorm\.(weight|bias)$"  # CLIP2Video always has it; projected differences read it
 )
 # The references build the LSTM head with a table of frame positions that nothing reads.
 UNUSED_IN_LSTM = "frame_position_embeddings.weight"
+_POSITIONS = "clip.positional_embedding"
 
 _SAME, _TRANSPOSED, _PATCHES = "same", "transposed", "patches"
 # (path of ours, torch name, layout); a path below "blocks" is stacked over the layers {}.
@@ -81,34 +84,39 @@ _RULES += [
 def from_torch(state_dict: Mapping[str, np.ndarray], model) -> dict:
     """Returns the parameters of `model` (what `models.create` returned) in float32.
 
+    Arrays are read, widened and laid out one by one, so that they may be lazy (`torch_file`).
     Strict: raises one ValueError that lists every missing, unknown and misshapen key.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(model[1])
-    used, problems, params = set(), [], []
-    for path, leaf in leaves:
-        names, layout, stacked = _torch_names(path, leaf.shape)
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        expected = _to_torch(np.empty(shape, np.bool_), layout).shape
-        used.update(names)
-        ours = []
-        for name in names:
-            if name not in state_dict:
-                problems.append(f"{name} is missing")
-            elif (given := np.shape(state_dict[name])) != expected:
-                problems.append(f"{name} has shape {given}, this model expects {expected}")
-            else:
-                array = np.asarray(state_dict[name])
-                ours.append(_to_ours(array, layout).astype(np.float32))
-        if len(ours) == len(names):
-            params.append(np.stack(ours) if stacked else ours[0])
+    parameters = [_place(path, leaf) for path, leaf in leaves]
+    used = {name for parameter in parameters for name in parameter.names}
+    problems = _misfits(state_dict, parameters)
     droppable = {name for name in state_dict if DROPPABLE.search(name)}
     if any(name.startswith("lstm_visual.") for name in used):
         droppable.add(UNUSED_IN_LSTM)
     problems += [f"{name} is unknown" for name in sorted(set(state_dict) - used - droppable)]
-    if problems:
-        shown = "\n  ".join(problems[:10])
-        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{len(problems)} keys do not fit this model:\n  {shown}{more}")
+    _raise(problems)
+    params = [_read(state_dict, parameter) for parameter in parameters]
+    return jax.tree_util.tree_unflatten(structure, params)
+
+
+def from_clip(clip: Mapping[str, np.ndarray], model) -> dict:
+    """Returns the parameters that `model` starts with from a CLIP; None where CLIP has nothing.
+
+    `clip` has the references' names. The temporal encoders start as copies of CLIP's text blocks
+    and positions, a 3d patch as CLIP's 2d patch on the middle frame (SPEC 7.2). Strict as above.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model[1])
+    parameters = [_place(path, leaf) for path, leaf in leaves]
+    state_dict = dict(clip)
+    for name in (name for parameter in parameters for name in parameter.names):
+        if name not in state_dict and (source := _copied_from(name)) in clip:
+            state_dict[name] = _start(name, clip[source])
+    fed = [p for p in parameters if p.names[0].startswith("clip.") or _copied_from(p.names[0])]
+    used = {name for parameter in fed for name in parameter.names}
+    unknown = {name for name in clip if name not in used and not DROPPABLE.search(name)}
+    _raise(_misfits(state_dict, fed) + [f"{name} is unknown" for name in sorted(unknown)])
+    params = [_read(state_dict, p) if p in fed else None for p in parameters]
     return jax.tree_util.tree_unflatten(structure, params)
 
 
@@ -120,22 +128,95 @@ def to_torch(params: dict, model) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(model[1])
     state_dict = {}
     for (path, leaf), value in zip(leaves, jax.tree.leaves(params), strict=True):
-        names, layout, stacked = _torch_names(path, leaf.shape)
-        layers = np.asarray(value) if stacked else np.asarray(value)[None]
-        for name, layer in zip(names, layers, strict=True):
-            state_dict[name] = _to_torch(layer, layout).copy(order="C")
+        parameter = _place(path, leaf)
+        layers = np.asarray(value) if parameter.stacked else np.asarray(value)[None]
+        for name, layer in zip(parameter.names, layers, strict=True):
+            state_dict[name] = _to_torch(layer, parameter.layout).copy(order="C")
     return state_dict
 
 
-def _torch_names(path, shape: tuple[int, ...]) -> tuple[list[str], str, bool]:
-    """Returns the torch names of one parameter (one a layer), its layout, whether it is stacked."""
+class _Parameter(NamedTuple):
+    """A parameter of ours: its torch names (one a layer), how it is laid out there, its shape."""
+
+    names: tuple[str, ...]
+    layout: str
+    stacked: bool
+    shape: tuple[int, ...]
+
+
+def _place(path, leaf) -> _Parameter:
     ours = "/".join(str(key.key) for key in path)
     for pattern, name, layout in _RULES:
         if match := re.fullmatch(pattern, ours):
             name, stacked = match.expand(name), "{}" in name
-            layers = range(shape[0]) if stacked else [0]
-            return [name.format(i) for i in layers], layout, stacked
+            layers = range(leaf.shape[0]) if stacked else [0]
+            return _Parameter(tuple(name.format(i) for i in layers), layout, stacked, leaf.shape)
     raise AssertionError(f"no torch name for parameter {ours}: add it to _RULES")
+
+
+def _misfits(state_dict: Mapping[str, np.ndarray], parameters: list[_Parameter]) -> list[str]:
+    problems = []
+    for parameter in parameters:
+        shape = parameter.shape[1:] if parameter.stacked else parameter.shape
+        # A view of one element: only the shape is asked for.
+        expected = _to_torch(np.broadcast_to(np.False_, shape), parameter.layout).shape
+        for name in parameter.names:
+            if name not in state_dict:
+                problems.append(f"{name} is missing")
+            elif (given := np.shape(state_dict[name])) != expected:
+                problems.append(f"{name} has shape {given}, this model expects {expected}")
+    return problems
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"{len(problems)} keys do not fit this model:\n  {shown}{more}")
+
+
+def _read(state_dict: Mapping[str, np.ndarray], parameter: _Parameter) -> np.ndarray:
+    if not parameter.stacked:
+        array = np.asarray(state_dict[parameter.names[0]])
+        return np.array(_to_ours(array, parameter.layout), np.float32, order="C")
+    stack = np.empty(parameter.shape, np.float32)
+    for i, name in enumerate(parameter.names):
+        stack[i] = _to_ours(np.asarray(state_dict[name]), parameter.layout)
+    return stack
+
+
+# What starts as a copy of CLIP's own, and of what (SPEC 7.2, 5.1).
+_COPIES = [
+    (r"(?:frame_position_embeddings|cross\.embeddings\.position_embeddings)\.weight", _POSITIONS),
+    (r"type_position_embeddings\.weight", _POSITIONS),
+    (
+        r"(?:transformerClip|cross\.transformer|frame2t_attention|actionClip)(\.resblocks\..*)",
+        r"clip.transformer\1",
+    ),
+    (r"frame2t_projection", "clip.visual.proj"),
+    (r"clip\.visual\.conv2\.weight", "clip.visual.conv1.weight"),
+]
+
+
+def _copied_from(name: str) -> str | None:
+    for pattern, source in _COPIES:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(source)
+    return None
+
+
+def _start(name: str, source: np.ndarray) -> np.ndarray:
+    """Returns the value at which a parameter starts from what it copies."""
+    match name:
+        case "type_position_embeddings.weight":
+            return np.asarray(source)[:2]
+        case "frame2t_projection":
+            array = np.asarray(source)
+            return array[: array.shape[1]]
+        case "clip.visual.conv2.weight":
+            array = np.asarray(source)
+            return np.stack([0 * array, array, 0 * array], axis=2)
+    return source
 
 
 def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:
