@@ -69,6 +69,7 @@ class ImageTower(nnx.Module):
         heads: int,
         embed_dim: int,
         linear_patch: str = "2d",
+        activation: str = "quick_gelu",
         dtype=jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -98,7 +99,15 @@ class ImageTower(nnx.Module):
             nnx.initializers.normal(POSITION_SCALE)(rngs.params(), (tokens, width))
         )
         self.ln_pre = layer_norm(width, epsilon=CLIP_EPSILON, rngs=rngs)
-        self.transformer = Transformer(width, layers, heads, dtype=dtype, remat=remat, rngs=rngs)
+        self.transformer = Transformer(
+            width,
+            layers,
+            heads,
+            activation=activation,
+            dtype=dtype,
+            remat=remat,
+            rngs=rngs,
+        )
         self.ln_post = layer_norm(width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.proj = nnx.Param(normal(rngs.params(), (width, embed_dim)))
 
@@ -136,6 +145,7 @@ class TextTower(nnx.Module):
         layers: int,
         heads: int,
         embed_dim: int,
+        activation: str = "quick_gelu",
         dtype=jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -147,7 +157,15 @@ class TextTower(nnx.Module):
         self.positional_embedding = nnx.Param(
             nnx.initializers.normal(0.01)(rngs.params(), (context_length, width))
         )
-        self.transformer = Transformer(width, layers, heads, dtype=dtype, remat=remat, rngs=rngs)
+        self.transformer = Transformer(
+            width,
+            layers,
+            heads,
+            activation=activation,
+            dtype=dtype,
+            remat=remat,
+            rngs=rngs,
+        )
         self.ln_final = layer_norm(width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.text_projection = nnx.Param(
             nnx.initializers.normal(width**-0.5)(rngs.params(), (width, embed_dim))
@@ -187,12 +205,19 @@ def create_clip(
     context_length: int,
     vocab_size: int,
     linear_patch: str,
+    activation: str,
     dtype,
     remat: bool,
     rngs: nnx.Rngs,
 ) -> CLIP:
     """Returns a CLIP of these sizes; heads are width // 64 as in all of OpenAI's models."""
-    common = {"embed_dim": embed_dim, "dtype": dtype, "remat": remat, "rngs": rngs}
+    common = {
+        "embed_dim": embed_dim,
+        "activation": activation,
+        "dtype": dtype,
+        "remat": remat,
+        "rngs": rngs,
+    }
     visual = ImageTower(
         image_size=image_size,
         patch_size=patch_size,

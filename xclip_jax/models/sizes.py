@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+ACTIVATIONS = ("quick_gelu", "gelu")  # OpenAI's, and the exact GELU of most of open_clip's models
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -24,6 +25,7 @@ class Sizes(NamedTuple):
     temporal_layers: int
     head: str
     linear_patch: str = "2d"
+    activation: str = "quick_gelu"
     dtype: str = "float32"
     remat: bool = False
 
@@ -41,6 +43,8 @@ def check(sizes: Sizes, heads: tuple[str, ...], options: dict[str, bool]) -> Non
         f"head={head!r} is not one of {heads}": head in heads,
         f"linear_patch={sizes.linear_patch!r} is not '2d' or '3d'": sizes.linear_patch
         in ("2d", "3d"),
+        f"activation={sizes.activation!r} is not one of {ACTIVATIONS}": sizes.activation
+        in ACTIVATIONS,
         f"dtype={sizes.dtype!r} is not one of {tuple(DTYPES)}": sizes.dtype in DTYPES,
         f"max_words={sizes.max_words} exceeds context_length={context}": sizes.max_words <= context,
         f"max_frames={sizes.max_frames} exceeds the {context} frame positions": sizes.max_frames

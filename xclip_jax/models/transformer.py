@@ -19,6 +19,13 @@ def layer_norm(width: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
+def activate(x: Float[Array, "*b"], activation: str) -> Float[Array, "*b"]:
+    """Returns x through OpenAI's QuickGELU, or the exact GELU of most of open_clip's models."""
+    if activation == "gelu":
+        return jax.nn.gelu(x, approximate=False)
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 def causal_bias(length: int) -> Float[Array, "1 1 N N"]:
     """Returns the additive mask under which a token sees itself and what stands before it."""
     seen = jnp.tril(jnp.ones((length, length), bool))
@@ -26,17 +33,25 @@ def causal_bias(length: int) -> Float[Array, "1 1 N N"]:
 
 
 class Block(nnx.Module):
-    """Pre-norm self-attention followed by a QuickGELU MLP."""
+    """Pre-norm self-attention followed by an MLP, QuickGELU as in OpenAI's CLIP or exact GELU."""
 
     def __init__(
-        self, width: int, heads: int, *, layers: int, epsilon: float, dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        *,
+        layers: int,
+        epsilon: float,
+        activation: str,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         if width % heads:
             raise ValueError(
                 f"width={width} is not a multiple of heads={heads}; CLIP uses"
                 f" heads = width // 64 (here {width // 64})."
             )
-        self.heads = heads
+        self.heads, self.activation = heads, activation
         # CLIP's own initialisation: residual branches shrink with depth.
         residual = nnx.initializers.normal(width**-0.5 * (2 * layers) ** -0.5)
         attention = nnx.initializers.normal(width**-0.5)
@@ -73,7 +88,7 @@ class Block(nnx.Module):
         bias = None if bias is None else bias[:, :, :first]
         x = x + self.out_proj(jax.nn.dot_product_attention(q, k, v, bias).reshape(-1, d))
         h = self.c_fc(self.ln_2(x))
-        return (x + self.c_proj(h * jax.nn.sigmoid(1.702 * h))).reshape(b, -1, d)
+        return (x + self.c_proj(activate(h, self.activation))).reshape(b, -1, d)
 
 
 class Transformer(nnx.Module):
@@ -91,6 +106,7 @@ class Transformer(nnx.Module):
         heads: int,
         *,
         epsilon: float = CLIP_EPSILON,
+        activation: str = "quick_gelu",
         dtype=jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -99,7 +115,13 @@ class Transformer(nnx.Module):
         keys = jax.random.split(rngs.params(), layers)
         self.blocks = jax.vmap(
             lambda key: Block(
-                width, heads, layers=layers, epsilon=epsilon, dtype=dtype, rngs=nnx.Rngs(key)
+                width,
+                heads,
+                layers=layers,
+                epsilon=epsilon,
+                activation=activation,
+                dtype=dtype,
+                rngs=nnx.Rngs(key),
             )
         )(keys)
 
