@@ -23,9 +23,6 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.report_every_steps = 20
     config.keep_checkpoints = 2  # the latest ones; the best by t2v/r1 is kept beside them
 
-    config.init = ml_collections.ConfigDict()
-    config.init.clip = ""  # a CLIP's weight file to start from; train --from-clip FILE
-
     config.data = ml_collections.ConfigDict()
     config.data.dir = ""  # the folder that `xclip-jax build` wrote
     config.data.train_split = "train"
@@ -54,19 +51,20 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.model.head = "seqTransf"  # meanP, seqTransf, seqLSTM; clip4clip: or tightTransf
     config.model.temporal_layers = 4  # the released code's; the paper's text says 3
     config.model.linear_patch = "2d"
-    config.model.activation = "quick_gelu"  # of CLIP; gelu for most of open_clip's weights
     config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
     config.model.remat = False  # True computes matrix products again instead of keeping them
     for option, value in _options(model).items():
         config.model[option] = value
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "bertadam"  # or adamw, for models trained from scratch
+    config.optimizer.name = "bertadam"  # or bertadam_fp16, adamw: docs/parity.md says when
     config.optimizer.learning_rate = 1e-4
     config.optimizer.clip_multiplier = 1e-3  # CLIP's own weights learn a thousand times slower
     config.optimizer.warmup_fraction = 0.1
     config.optimizer.weight_decay = 0.2
     config.optimizer.freeze_layers = 0  # blocks below it, and CLIP's embeddings; -1: nothing
+    # Of the gradients of both towers and the temporal encoder; the references' N GPUs make it 1/N.
+    config.optimizer.encoder_gradient_scale = 1.0
     return config
 
 
@@ -121,6 +119,15 @@ def parse_arg(arg: str, **defaults) -> SimpleNamespace:
                 f"config argument {item!r}: expected {key}=<{kind.__name__}>."
             ) from None
     return SimpleNamespace(**values)
+
+
+def tune(config: ml_collections.ConfigDict, optimizer: str) -> None:
+    """Sets the optimizer for a model that starts from CLIP's weights, and rates that suit it."""
+    config.optimizer.name = optimizer
+    if optimizer == "adamw":  # X-Pool's rates (arXiv 2203.15086): 1e-6, 1e-5
+        config.optimizer.learning_rate = 1e-5
+        config.optimizer.clip_multiplier = 0.1
+        config.optimizer.freeze_layers = -1
 
 
 def from_scratch(config: ml_collections.ConfigDict) -> None:

@@ -22,7 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # From here on the shapes and dtypes in these modules' signatures are checked at every call.
 jaxtyping.install_import_hook(
-    ["xclip_jax.models", "xclip_jax.losses", "xclip_jax.optimizer"], "beartype.beartype"
+    ["xclip_jax.models", "xclip_jax.losses", "xclip_jax.optimizer", "xclip_jax.bertadam"],
+    "beartype.beartype",
 )
 
 

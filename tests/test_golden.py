@@ -157,6 +157,7 @@ def test_six_steps_of_the_optimizer_are_the_references(case):
         warmup_fraction=given["warmup_proportion"],
         weight_decay=given["weight_decay"],
         freeze_layers=given["freeze_layer_num"],
+        encoder_gradient_scale=1.0,
     ).transformation
 
     @jax.jit

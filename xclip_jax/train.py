@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import checkpoint, evaluate, models, optimizer, sharding, workdir
+from xclip_jax import checkpoint, evaluate, models, optimizer, sharding, transfer, workdir
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.progress import Reporter
@@ -116,6 +116,7 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
 
     def fresh(key: jax.Array) -> dict:
         params = models.init(key, config.model.name, **sizes)
+        params = optimizer.store(params, config.optimizer.name)
         return {
             "params": params,
             "opt_state": transformation.init(params),
@@ -131,7 +132,13 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
         layout,
     )
     state = checkpoint.restore(checkpointer, abstract)
-    return (jax.jit(fresh, out_shardings=layout)(key) if state is None else state), layout
+    if state is None:
+        state = jax.jit(fresh, out_shardings=layout)(key)
+        if config.init.clip:
+            model = models.create(config.model.name, **sizes)
+            params = transfer.start_from_clip(config.init.clip, sizes, model, state["params"])
+            state["params"] = params
+    return state, layout
 
 
 def make_train_step(
@@ -161,7 +168,10 @@ def make_train_step(
         updates, opt_state = transformation.update(grads, state["opt_state"], state["params"])
         params = optimizer.clamp_logit_scale(optax.apply_updates(state["params"], updates))
         state = {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
-        return state, {"train/loss": loss, "train/grad_norm": optax.tree.norm(grads)}
+        return state, {
+            "train/loss": loss,
+            "train/grad_norm": optax.tree.norm(optax.tree.cast(grads, jnp.float32)),
+        }
 
     return train_step
 
