@@ -13,10 +13,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns a small model trained from scratch; `arg` may set model=, arch=, head=, smoke.
 
     `arch=vit_b32` and its like give CLIP's own sizes and the paper's optimizer, for weights
-    converted from CLIP; `optimizer=` then chooses another, with rates that suit it.
+    converted from CLIP; `optimizer=` chooses another, with rates that suit those weights.
     """
     arg = common.parse_arg(
-        arg, model="xclip", arch="custom", head="seqTransf", optimizer="bertadam", smoke=False
+        arg, model="xclip", arch="custom", head="seqTransf", optimizer="", smoke=False
     )
     config = common.get_config(arg.model)
     config.model.head = arg.head
@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         common.small(config, image_size=112)
     else:
         config.model.arch = arg.arch
+    if arg.optimizer:
         common.tune(config, arg.optimizer)
     if arg.smoke:
         common.shrink(config)

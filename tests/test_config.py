@@ -85,6 +85,18 @@ def test_clips_own_sizes_bring_the_papers_optimizer():
     assert config_loader.load("jsonl").optimizer.name == "adamw"
 
 
+@pytest.mark.parametrize(
+    "name, new, clip",
+    [("bertadam", 1e-4, 1e-7), ("bertadam_fp16", 1e-4, 1e-7), ("adamw", 1e-5, 1e-6)],
+)
+def test_an_optimizer_brings_its_rates_for_clips_weights_and_for_new_ones(name, new, clip):
+    chosen = config_loader.load(f"jsonl:arch=vit_b16,optimizer={name}").optimizer
+
+    assert chosen.name == name and chosen.learning_rate == new
+    assert chosen.learning_rate * chosen.clip_multiplier == pytest.approx(clip)
+    assert chosen.freeze_layers == (-1 if name == "adamw" else 0)
+
+
 def test_a_config_may_be_a_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

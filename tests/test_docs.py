@@ -99,7 +99,15 @@ def test_a_wrong_command_is_noticed(words, problem):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_key_is_one_that_a_config_takes(path):
     for override in re.findall(r"--config\.[a-z][\w.]*=[^\s`]+", text_of(path)):
-        config_loader.load("jsonl", [override])
+        assert any(takes(model, override) for model in ("xclip", "clip4clip", "clip2video"))
+
+
+def takes(model: str, override: str) -> bool:
+    try:
+        config_loader.load(f"jsonl:model={model}", [override])
+    except ValueError:
+        return False
+    return True
 
 
 def definitions(path: Path) -> set[str]:
@@ -163,7 +171,7 @@ def marked_places() -> set[tuple[str, str]]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = text_of(path)
             for number, line in enumerate(text.splitlines(), 1):
-                if re.search(r"\bparity\b", line, re.IGNORECASE):
+                if re.search(r"\bparity\b(?!\.md)", line, re.IGNORECASE):
                     found.add((str(path.relative_to(ROOT)), _around(ast.parse(text), number)))
     return found
 

@@ -44,7 +44,8 @@ def create(
 
     Args:
       total_steps: of the whole run; both schedules warm up linearly over `warmup_fraction` of it
-        and then follow a cosine, so changing the epochs changes the warm-up (SPEC 16 row 22).
+        and then follow a cosine, so changing the epochs changes the warm-up (parity, SPEC 16 row
+        22).
       clip_multiplier: CLIP's parameters learn at `learning_rate * clip_multiplier`.
       freeze_layers: blocks of both towers with a lower index are frozen, and with any value
         above -1 the embeddings too (parity, SPEC 7.3); -1 freezes nothing.
@@ -108,6 +109,7 @@ def adamw(
 
 
 def clamp_logit_scale(params: dict) -> dict:
-    """Returns the parameters with exp(logit_scale) at most 100, as after every step (SPEC 3.4)."""
+    """Returns the parameters with exp(logit_scale) at most 100, as after every step (parity: from
+    CLIP's weights it starts there and never moves, SPEC 3.4)."""
     scale = jnp.minimum(params["clip"]["logit_scale"], jnp.float32(MAX_LOGIT_SCALE))
     return params | {"clip": params["clip"] | {"logit_scale": scale}}
