@@ -36,13 +36,13 @@ def create(**options) -> tuple:
 @functools.cache
 def params(seed: int = 0, **options) -> dict:
     """Returns random parameters for that model."""
-    return _draw(create(**options)[1], seed)
+    return draw(create(**options)[1], seed)
 
 
 def module(make, seed: int = 0) -> nnx.Module:
     """Returns the module that `make` makes, with random parameters."""
     graphdef, state = nnx.split(nnx.eval_shape(make))
-    return nnx.merge(graphdef, _draw(nnx.to_pure_dict(state), seed))
+    return nnx.merge(graphdef, draw(nnx.to_pure_dict(state), seed))
 
 
 def call(module: nnx.Module, *inputs):
@@ -52,11 +52,11 @@ def call(module: nnx.Module, *inputs):
     return jax.tree.map(np.asarray, run(state, *inputs))
 
 
-def _draw(abstract: dict, seed: int) -> dict:
+def draw(abstract: dict, seed: int) -> dict:
     """Returns parameters none of which is zero or one, so that each of them shows."""
     rng = np.random.default_rng(seed)
 
-    def draw(path, leaf):
+    def value_of(path, leaf):
         name = jax.tree_util.keystr(path)
         noise = rng.normal(size=leaf.shape)
         if name.endswith(("_weight']", "_weight2']")):
@@ -65,7 +65,7 @@ def _draw(abstract: dict, seed: int) -> dict:
             value = 0.1 * noise + 2 * ("logit_scale" in name) + ("'scale'" in name)
         return jnp.asarray(value, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    return jax.tree_util.tree_map_with_path(value_of, abstract)
 
 
 def batch(texts: int, videos: int, seed: int = 0) -> dict[str, np.ndarray]:

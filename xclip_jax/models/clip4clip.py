@@ -99,8 +99,8 @@ class TightCLIP4Clip(nnx.Module):
     def loss(self, text: Text, video: Video, key: Key[Array, ""]) -> Float[Array, ""]:
         """Returns the training loss of a batch in which text i belongs to video i, with dropout.
 
-        Scores are computed in tiles, and again on the way back, so memory does not grow with the
-        square of the batch.
+        Where all scores are too much at once, they are computed in tiles, and again on the way
+        back: memory does not grow with the square of the batch.
         """
         batch, frames = video.mask.shape
         groups = self.negative_groups
@@ -120,8 +120,10 @@ class TightCLIP4Clip(nnx.Module):
             return x.reshape(groups, size, *x.shape[1:]).swapaxes(0, 1)
 
         columns = max(1, TRAINING_FLOATS // (batch * self.pair_floats(0, frames)))
+        if columns < size:
+            compare = jax.checkpoint(compare)
         tiles = columns_first(video.frames), columns_first(video.mask), jax.random.split(key, size)
-        scores = by_columns(jax.checkpoint(compare), tiles, columns, rows=(groups, size))
+        scores = by_columns(compare, tiles, columns, rows=(groups, size))
         return jax.vmap(losses.symmetric)(scores).mean()
 
     def pair_floats(self, words: int, frames: int) -> int:
