@@ -140,6 +140,17 @@ def test_safetensors_hold_what_was_put_in(tmp_path):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"<", b"P", b" "])
+def test_safetensors_are_known_whatever_their_first_byte(tmp_path, first):
+    """It is the lowest of the header's length; the format pads headers with spaces."""
+    header = b'{"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}'
+    header = header.ljust(256 + first[0])
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + b"\x03\x04")
+
+    assert np.asarray(torch_file.read(file).arrays["x"]).tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
 def test_a_state_dict_may_lie_in_a_training_checkpoint(tmp_path, wrapper):
     inner = tensor(count=2, offset=0, shape=(2,), strides=(1,))[2:-1]

@@ -22,6 +22,7 @@ from xclip_jax.torch_pickle import Record, Tensor
 
 EXPECTED = "expected a .pt or .bin file of PyTorch's or a .safetensors file"
 MAGIC = 0x1950A86A20F9469CFC6C  # how files from before PyTorch 1.6 begin
+SAFETENSORS_LIMIT = 100_000_000  # bytes of a header, by the format's definition
 _SAFETENSORS = {
     "F64": "float64",
     "F32": "float32",
@@ -81,9 +82,11 @@ def read(path: Path | str) -> Weights:
 def _read(path: Path) -> Weights:
     with path.open("rb") as file:
         head = file.read(512)
-        size = file.seek(0, io.SEEK_END)
     if not head.strip(b"\0"):
         raise ValueError(f"it {'is empty' if not head else 'begins with zeros'}; {EXPECTED}")
+    # First, since the length that such a file begins with may look like any of the rest.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= SAFETENSORS_LIMIT:
+        return _read_safetensors(path)
     if head.startswith(b"PK"):
         return _read_zip(path)
     if head.lstrip()[:1] == b"<":
@@ -92,8 +95,6 @@ def _read(path: Path) -> Weights:
         raise ValueError("it is a pointer of Git LFS: fetch the file itself by `git lfs pull`")
     if head[:1] == b"\x80":
         return _read_legacy(path)
-    if len(head) > 8 and head[8:9] == b"{":
-        return _read_safetensors(path, size)
     raise ValueError(f"it begins with {head[:8]!r}; {EXPECTED}")
 
 
@@ -232,7 +233,7 @@ def _stored(path: Path, tensor: Tensor, start: int) -> Stored:
     return Stored(shape, dtype, load)
 
 
-def _read_safetensors(path: Path, size: int) -> Weights:
+def _read_safetensors(path: Path) -> Weights:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
