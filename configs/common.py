@@ -23,6 +23,12 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.report_every_steps = 20
     config.keep_checkpoints = 2  # the latest ones; the best by t2v/r1 is kept beside them
 
+    config.init = ml_collections.ConfigDict()
+    config.init.clip = ""  # a CLIP's weight file to start from; train --from-clip FILE
+    # What may differ from the weights' own, whose shapes are then changed: some of image_size,
+    # patch_size, context_length, max_words, max_frames.
+    config.init.resize = ()
+
     config.data = ml_collections.ConfigDict()
     config.data.dir = ""  # the folder that `xclip-jax build` wrote
     config.data.train_split = "train"
@@ -51,6 +57,7 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.model.head = "seqTransf"  # meanP, seqTransf, seqLSTM; clip4clip: or tightTransf
     config.model.temporal_layers = 4  # the released code's; the paper's text says 3
     config.model.linear_patch = "2d"
+    config.model.activation = placeholder(str)  # quick_gelu, or gelu: most of open_clip's weights
     config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
     config.model.remat = False  # True computes matrix products again instead of keeping them
     for option, value in _options(model).items():

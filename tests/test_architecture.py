@@ -35,13 +35,16 @@ MAY_IMPORT = {
     "optimizer": {"bertadam", "parameter_groups"},
     "resize_weights": set(),
     "checkpoint": set(),
+    "hugging_face": {"torch_file"},
+    "weight_formats": {"models", "torch_file", "hugging_face"},
+    "download": {"weight_formats"},
     "convert": {"models", "checkpoint", "torch_file"},
     "configs": {"configs"},
     "data": {"data", "video", "frames"},
 }
 # Those on top: each may import all of the above but data, and those on top before it.
-ON_TOP = ("config_loader", "workdir", "evaluate", "progress", "train", "search")
-COMMANDS = ("report", "demo", "cli", "__main__")  # these may import data too
+ON_TOP = ("config_loader", "workdir", "transfer", "evaluate", "progress", "train", "search")
+COMMANDS = ("report", "demo", "cli_weights", "cli", "__main__")  # these may import data too
 for name in ON_TOP + COMMANDS:
     MAY_IMPORT[name] = set(MAY_IMPORT) - (set() if name in COMMANDS else {"data"})
 

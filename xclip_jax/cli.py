@@ -1,4 +1,4 @@
-"""The command line: `xclip-jax demo | build | train | eval | search`.
+"""The command line: `xclip-jax demo | build | train | eval | search | convert | export | download`.
 
 A user's mistake, a ValueError or FileNotFoundError from anywhere below, becomes one line without a
 traceback. Imports stand in the commands, so that `--help` answers at once.
@@ -11,12 +11,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from xclip_jax import cli_weights
+
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
   xclip-jax build jsonl --captions clips.jsonl --out shards/mine
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+  xclip-jax download clip:ViT-B/32                  then train --from-clip, or convert, the file
 """
 
 
@@ -101,6 +104,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--config", required=True, help="a config's name or path, with :key=value,... for arguments"
     )
     train.add_argument("--workdir", required=True, help="folder of the run")
+    train.add_argument("--from-clip", help="weight file of a CLIP to start from")
     train.epilog += "\n--config.KEY=VALUE overrides any key of the config."
 
     evaluate = command(
@@ -133,8 +137,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("--checkpoint", default="last", help="last, best or a step")
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
+    cli_weights.add(command)
+
     arguments, rest = parser.parse_known_args(argv)
-    takes_overrides = arguments.run is _train
+    takes_overrides = arguments.run in (_train, cli_weights.convert)
     strange = [word for word in rest if not (takes_overrides and word.startswith("--config."))]
     if strange:
         parser.error(f"unknown argument {' '.join(strange)}; see xclip-jax --help")
@@ -200,9 +206,14 @@ def _needs_build_extra() -> None:
 
 
 def _train(arguments) -> None:
-    from xclip_jax import config_loader, train
+    from xclip_jax import config_loader, train, transfer
 
     config = config_loader.load(arguments.config, arguments.overrides)
+    if arguments.from_clip:
+        config.init.clip = arguments.from_clip
+        config.model.activation = config.model.activation or transfer.find_activation(
+            arguments.from_clip
+        )
     train.train_and_evaluate(config, arguments.workdir, progress=sys.stderr.isatty())
 
 

@@ -37,13 +37,18 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
             )
         module = importlib.import_module(f"xclip_jax.configs.{name}")
     config = module.get_config(argument)
-    for override in overrides:
-        key, equals, text = override.removeprefix("--config.").partition("=")
+    override(config, overrides)
+    return config
+
+
+def override(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Sets the keys of `--config.key=value`s in a config."""
+    for word in overrides:
+        key, equals, text = word.removeprefix("--config.").partition("=")
         if not equals:
-            raise ValueError(f"{override}: expected --config.{key}=VALUE.")
+            raise ValueError(f"{word}: expected --config.{key}=VALUE.")
         _override(config, key, text)
     _check_counts(config)
-    return config
 
 
 def _override(config, key: str, text: str) -> None:

@@ -131,7 +131,7 @@ def to_torch(params: dict, model) -> dict[str, np.ndarray]:
         parameter = _place(path, leaf)
         layers = np.asarray(value) if parameter.stacked else np.asarray(value)[None]
         for name, layer in zip(parameter.names, layers, strict=True):
-            state_dict[name] = _to_torch(layer, parameter.layout).copy(order="C")
+            state_dict[name] = np.array(_to_torch(layer, parameter.layout), order="C")
     return state_dict
 
 

@@ -135,9 +135,13 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
     if state is None:
         state = jax.jit(fresh, out_shardings=layout)(key)
         if config.init.clip:
-            model = models.create(config.model.name, **sizes)
-            params = transfer.start_from_clip(config.init.clip, sizes, model, state["params"])
-            state["params"] = params
+            state["params"] = transfer.start_from_clip(
+                config.init.clip,
+                config.model.name,
+                sizes,
+                state["params"],
+                resize=config.init.resize,
+            )
     return state, layout
 
 

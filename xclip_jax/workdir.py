@@ -20,6 +20,7 @@ from xclip_jax.version import __version__
 _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_every_steps"} | {
     "data.dir",
     "data.vocab",
+    "init.clip",
     "keep_checkpoints",
     "fsdp",
 }

@@ -64,7 +64,7 @@ CLIP = {
     "visual.ln_post.weight": (WIDTH,),
     "visual.ln_post.bias": (WIDTH,),
     **block("transformer.resblocks.0"),
-    "token_embedding.weight": (50, WIDTH),
+    "token_embedding.weight": (517, WIDTH),
     "ln_final.weight": (WIDTH,),
     "ln_final.bias": (WIDTH,),
 }
@@ -101,7 +101,7 @@ class Module(torch.nn.Module):
 
 
 if __name__ == "__main__":
-    sizes = {"input_resolution": 12, "context_length": 11, "vocab_size": 50}
+    sizes = {"input_resolution": 12, "context_length": 11, "vocab_size": 517}
     weights = {name: value(name, shape) for name, shape in CLIP.items()}
     scripted = torch.jit.script(Module(weights | {k: torch.tensor(v) for k, v in sizes.items()}))
     scripted.save(GOLDEN / "clip_scripted.pt")
