@@ -12,6 +12,8 @@ from xclip_jax import cli
 from xclip_jax.frames import decode_jpeg
 from xclip_jax.records import Shards
 
+COMMANDS = ("demo", "build", "train", "eval", "search", "convert", "export", "download")
+
 
 @pytest.fixture(scope="module")
 def altered_run(run, tmp_path_factory):
@@ -47,14 +49,14 @@ def test_help_lists_the_commands_with_examples(capsys):
 
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    for name in ("demo", "build", "train", "eval", "search"):
+    for name in COMMANDS:
         assert re.search(rf"^ +{name} +\w", text, re.MULTILINE)
         assert f"  xclip-jax {name}" in text
 
 
 def test_every_example_is_a_command_that_exists(capsys):
     pages = []
-    for name in ([], ["demo"], ["build"], ["train"], ["eval"], ["search"]):
+    for name in ([], *([name] for name in COMMANDS)):
         with pytest.raises(SystemExit):
             cli.main([*name, "--help"])
         pages.append(capsys.readouterr().out)
@@ -63,7 +65,7 @@ def test_every_example_is_a_command_that_exists(capsys):
     for line in lines:
         assert callable(cli._parse(shlex.split(line)[1:]).run)
 
-    assert len(lines) == 5 + 5
+    assert len(lines) == 2 * len(COMMANDS)
 
 
 def mistakes():

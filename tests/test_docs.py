@@ -19,7 +19,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "data/**/README.md", "tests/*/*.md")
     for path in ROOT.glob(pattern)
 )
-COMMANDS = ("demo", "build", "train", "eval", "search")
+COMMANDS = ("demo", "build", "train", "eval", "search", "convert", "export", "download")
 SPAN = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -19,7 +19,9 @@ EXAMPLES = """examples:
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
-  xclip-jax download clip:ViT-B/32                  then train --from-clip, or convert, the file
+  xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
+  xclip-jax convert pytorch_model.bin.4 --out runs/released
+  xclip-jax export runs/mine --to huggingface
 """
 
 
