@@ -21,6 +21,7 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
     "data.dir",
     "data.vocab",
     "init.clip",
+    "init.resize",
     "keep_checkpoints",
     "fsdp",
 }
