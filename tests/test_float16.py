@@ -13,7 +13,7 @@ import pytest
 import tiny
 from flax import nnx
 
-from xclip_jax import convert, optimizer
+from xclip_jax import convert, optimizer, train, workdir
 from xclip_jax.bertadam import bertadam
 
 GROUPS = {
@@ -173,6 +173,19 @@ def test_a_train_step_in_float16_keeps_dtypes_and_learns():
         assert jax.tree.map(lambda x: x.dtype, tree) == jax.tree.map(lambda x: x.dtype, first)
     assert step._cache_size() == 1
     assert losses[-1] < losses[0]
+
+
+def test_a_run_in_float16_is_saved_and_loaded_so(tiny_config, tmp_path):
+    """From the config through training, evaluation and Orbax back to a model."""
+    tiny_config.optimizer.name = "bertadam_fp16"
+    tiny_config.epochs = 0.2
+
+    scores = train.train_and_evaluate(tiny_config, tmp_path)
+
+    params = workdir.load(tmp_path).params
+    assert np.isfinite(scores["t2v/r1"])
+    assert params["clip"]["visual"]["proj"].dtype == jnp.float16
+    assert params["clip"]["visual"]["positional_embedding"].dtype == jnp.float32
 
 
 def test_the_model_computes_in_float32_over_widened_copies():
