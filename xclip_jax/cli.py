@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -256,7 +257,9 @@ def _search(arguments) -> None:
         raise ValueError(f"-k {arguments.k}: expected 1 or more.")
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
     folder = Path(arguments.videos)
-    default = Path(arguments.workdir) / f"features-{folder.absolute().name}.npz"
+    place = folder.absolute()  # two folders may have one name
+    checksum = zlib.crc32(str(place).encode())
+    default = Path(arguments.workdir) / f"features-{place.name}-{checksum:08x}.npz"
     encoders = evaluate.make_encoders(trained.graphdef)
     index = search.index_folder(trained, encoders, folder, arguments.features or default)
     found = search.search(trained, encoders, index, arguments.queries, k=arguments.k)

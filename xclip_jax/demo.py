@@ -14,7 +14,7 @@ from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
 from xclip_jax.records import Shards
 
 CLIPS = 2000  # training clips, their twins among them
-EPOCHS = 2.0
+EPOCHS = 2.5
 QUERIES = 4
 SHOWN = 4  # clips a query
 

@@ -41,7 +41,8 @@ class Shards:
         self._features = tfds.features.FeaturesDict.from_json(content)
         if split not in self.manifest["splits"]:
             raise ValueError(
-                f"{directory} has no split {split!r}, only {', '.join(self.manifest['splits'])}."
+                f"{directory} has no split {split!r}, only {', '.join(self.manifest['splits'])}:"
+                " set config.data.train_split, eval_split, twin_split (eval: --split) to those."
             )
         path = self.directory / f"index_{split}.npz"
         try:
