@@ -70,7 +70,7 @@ def load(stream: io.BytesIO):
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.step(opcode.name, argument)
-    except (IndexError, KeyError, TypeError, AttributeError, UnicodeError) as error:
+    except (LookupError, TypeError, AttributeError, UnicodeError, RecursionError) as error:
         raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from None
     raise ValueError("the pickle ends too early")
 
@@ -119,7 +119,7 @@ class _Machine:
                 stack.append(self.since_mark())
             case "DICT":
                 items = self.since_mark()
-                stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+                stack.append(_put({}, items[::2], items[1::2]))
             case "APPEND":
                 value = stack.pop()
                 _expect(stack[-1], list).append(value)
@@ -128,10 +128,10 @@ class _Machine:
                 _expect(stack[-1], list).extend(values)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _expect(stack[-1], dict)[key] = value
+                _put(stack[-1], [key], [value])
             case "SETITEMS":
                 items = self.since_mark()
-                _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+                _put(stack[-1], items[::2], items[1::2])
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
             case "REDUCE":
@@ -199,7 +199,8 @@ def _rebuild(function, arguments: tuple):
     """Returns what a call of an allowed function describes."""
     match function:
         case Name("collections", "OrderedDict"):
-            return dict(*arguments)
+            pairs = [_expect(pair, list) for pair in arguments[0]] if arguments else []
+            return _put({}, [key for key, _ in pairs], [value for _, value in pairs])
         case Name("torch._utils", "_rebuild_tensor_v2"):
             storage, offset, shape, strides, *_ = arguments
             return _tensor(_expect(storage, Storage), offset, shape, strides)
@@ -224,6 +225,15 @@ def _tensor(storage: Storage, offset, shape, strides) -> Tensor:
     if size and (size > storage.count or last >= storage.count):
         raise ValueError(f"a tensor of shape {shape} reaches beyond its {storage.count} numbers")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _put(into, keys: list, values: list) -> dict:
+    """Puts items into a dict; keys are plain, since to hash a deep tuple can end the process."""
+    for key, value in zip(keys, values, strict=True):
+        if type(key) not in (str, int, float, bool, type(None)):
+            raise ValueError(f"the pickle has a {type(key).__name__} for a name")
+        _expect(into, dict)[key] = value
+    return _expect(into, dict)
 
 
 def _expect(value, kind: type):
