@@ -59,9 +59,17 @@ def save_weights(workdir: Path | str, params: dict) -> None:
 
 
 def restore(checkpointer: ocp.training.Checkpointer, abstract: dict) -> dict | None:
-    """Returns the latest state, laid out as `abstract` says, or None where there is none."""
+    """Returns the latest state, laid out as `abstract` says, or None where there is none.
+
+    Raises ValueError where it lacks a part, as converted weights lack the optimizer's.
+    """
     if checkpointer.latest is None:
         return None
+    if lacking := set(abstract) - set(checkpointer.metadata(checkpointer.latest).metadata):
+        raise ValueError(
+            f"the run's checkpoint has no {', '.join(sorted(lacking))}: converted weights can be"
+            " evaluated and searched with, not trained on; choose another --workdir."
+        )
     return checkpointer.load(checkpointer.latest, abstract)
 
 
