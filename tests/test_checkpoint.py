@@ -141,3 +141,15 @@ def test_what_an_interrupted_save_leaves_is_not_taken_for_a_checkpoint(tmp_path,
     assert_same(params, state_at(1)["params"])
     assert {path.name for path in folder.iterdir()} == {"1", "2"}
     assert checkpoint.load_params(tmp_path)[1] == 2
+
+
+def test_weights_without_an_optimizer_are_loaded_but_not_trained_on(tmp_path):
+    params = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    checkpoint.save_weights(tmp_path, params)
+
+    assert_same(checkpoint.load_params(tmp_path)[0], params)
+    with (
+        checkpoint.open_folder(tmp_path, keep=1) as checkpointer,
+        pytest.raises(ValueError, match="has no opt_state: converted weights can be evaluated"),
+    ):
+        checkpoint.restore(checkpointer, {"params": params, "opt_state": {}, "step": 0})

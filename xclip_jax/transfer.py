@@ -49,21 +49,15 @@ def import_file(file: Path | str, out: Path | str, overrides: Sequence[str] = ()
     sizes = workdir.model_sizes(config, tokenizer.load(vocab).vocab_size)
     model = models.create(config.model.name, **sizes)
     read = convert.from_torch if found.model else convert.from_clip
-    out = Path(out)
-    with checkpoint.open_folder(out, keep=1) as checkpointer:
-        if checkpointer.latest is not None:
-            raise ValueError(f"{out} holds a run already: choose another --out.")
-        params = resize_weights.fit(
-            read(found.state, _at_home(config.model.name, sizes, found)),
-            model[1],
-            allow=config.init.resize,
-            source=str(file),
-        )
-        policy = {"name": "clip4clip_1fps", "rate": 1, "short_side": sizes["image_size"]}
-        workdir.write(out, config, vocab=vocab, frame_policy=policy, goes_on=False)
-        checkpoint.save(
-            checkpointer, {"params": params, "step": np.zeros((), np.int32)}, metrics=None
-        )
+    params = resize_weights.fit(
+        read(found.state, _at_home(config.model.name, sizes, found)),
+        model[1],
+        allow=config.init.resize,
+        source=str(file),
+    )
+    checkpoint.save_weights(out, params)
+    policy = {"name": "clip4clip_1fps", "rate": 1, "short_side": sizes["image_size"]}
+    workdir.write(Path(out), config, vocab=vocab, frame_policy=policy, goes_on=False)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{found.what}: {count:,} parameters, as {_describe(config)}"
 
