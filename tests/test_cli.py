@@ -86,7 +86,11 @@ def mistakes():
         "train --config {new}.py --workdir {new}",
         r"new\.py: there is no such file",
     )
-    yield "argument", "train --config shapes:hed=meanP --workdir {new}", "takes model, head, seed, smoke"
+    yield (
+        "argument",
+        "train --config shapes:hed=meanP --workdir {new}",
+        "takes model, head, seed, smoke",
+    )
     yield "head", f"{train} --config.model.head=mean", "is not one of .*meanP.*seqTransf"
     yield (
         "shards",
