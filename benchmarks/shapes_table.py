@@ -1,7 +1,7 @@
 """Trains every system on the rendered shapes and writes the table of docs/results.md.
 
 python benchmarks/shapes_table.py [--shards shards/shapes] [--runs runs/table] [--seeds 3]
-    [--epochs 1.6] [--out docs/results.md]
+    [--epochs 1] [--out docs/results.md]
 
 Needs `xclip-jax build shapes --out shards/shapes`. A run that was stopped goes on where it was; one
 that is done is only evaluated again. With 21 runs this takes an hour or two on two CPU cores.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from measure import usable_cores
 
 from xclip_jax import config_loader, train, workdir
 
@@ -43,12 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shards", default="shards/shapes")
     parser.add_argument("--runs", type=Path, default=Path("runs/table"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=1.6, help="312 steps each")
+    parser.add_argument("--epochs", type=float, default=1.0, help="312 steps each")
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args(argv)
     rows = [row(system, args) for system in SYSTEMS]
     command = f"python benchmarks/shapes_table.py --seeds {args.seeds} --epochs {args.epochs:g}"
-    text = page(rows, command, f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+    text = page(rows, command, machine())
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text)
     print(text)
@@ -89,7 +90,14 @@ def summary(values: list[float], digits: int) -> str:
     return f"{mean} ({', '.join(shown)})" if len(shown) > 1 else mean
 
 
-def page(rows: list[str], command: str, machine: str) -> str:
+def machine() -> str:
+    """Returns what the runs were trained on."""
+    kind = jax.devices()[0].device_kind
+    cores = f", {len(usable_cores())} core(s)" if jax.default_backend() == "cpu" else ""
+    return f"{jax.device_count()} {kind} device(s){cores}"
+
+
+def page(rows: list[str], command: str, measured_on: str) -> str:
     """Returns the Markdown page."""
     return f"""# Results on the rendered shapes
 
@@ -107,7 +115,7 @@ xclip-jax build shapes --out shards/shapes
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-Measured on {machine}.
+Measured on {measured_on}; steps/s is the median of each run's reports, and theirs over the seeds.
 """
 
 

@@ -1,5 +1,6 @@
 """The benchmarks run and say what they measured; the operations they count are those there are."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from xclip_jax import losses, models
+from xclip_jax import losses, models, workdir
 from xclip_jax.models.similarity import Text, Video
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -85,6 +86,27 @@ def test_the_input_pipeline_is_pinned_to_one_core_and_let_go(shapes, capsys):
     assert set(line["stage_share"]) == {"read", "parse", "decode", "tokenize"}
     assert sum(line["stage_share"].values()) == pytest.approx(1, abs=0.01)
     assert importlib.import_module("measure").usable_cores() == pinned
+
+
+def test_the_table_of_systems_trains_each_seed_and_goes_on_with_finished_runs(
+    shapes, tmp_path, capsys
+):
+    table = importlib.import_module("shapes_table")
+    smoke = "--config.model.vision_layers=1", "--config.model.text_layers=1"
+    system = table.System("X-CLIP small", "model=xclip,head=meanP,smoke", smoke)
+    args = argparse.Namespace(shards=shapes / "shards", runs=tmp_path, seeds=2, epochs=0.2)
+
+    first = table.row(system, args)
+    trained = capsys.readouterr().out
+    again = table.row(system, args)
+
+    name, recall, _, accuracy, speed, parameters, _ = first.split("|")[1:]
+    assert name.strip() == "X-CLIP small" and float(speed) > 0
+    assert len(recall.split(",")) == 2 and 0 <= float(accuracy.split()[0]) <= 1
+    run = workdir.load(tmp_path / "X-CLIP_small-1")
+    assert int(parameters.replace(",", "")) == sum(x.size for x in jax.tree.leaves(run.params))
+    assert run.config.seed == 1 and "3 steps" in trained
+    assert again == first and first in table.page([first], "the command", table.machine())
 
 
 def test_the_peak_is_that_of_the_device_and_its_arithmetic(monkeypatch):
