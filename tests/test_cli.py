@@ -80,7 +80,7 @@ def mistakes():
     yield "type", f"{train} --config.batch_size=many", "expected a value of type int, like 64"
     yield "zero", f"{train} --config.batch_size=0", r"config\.batch_size=0: expected more than 0"
     yield "no value", f"{train} --config.seed", r"expected --config\.seed=VALUE"
-    yield "config", "train --config shape --workdir {new}", "unknown: expected one of jsonl, shapes"
+    yield "config", "train --config shape --workdir {new}", "unknown: expected one of .*jsonl, .*shapes"
     yield (
         "config file",
         "train --config {new}.py --workdir {new}",

@@ -102,13 +102,23 @@ def train_and_evaluate(
 
 
 def total_steps(config: ml_collections.ConfigDict, pairs: int) -> int:
-    """Returns the steps of the whole run; a last partial batch of an epoch does not count."""
+    """Returns the steps of the whole run."""
+    return max(1, int(config.epochs * epoch_steps(config, pairs)))
+
+
+def epoch_steps(config: ml_collections.ConfigDict, pairs: int) -> int:
+    """Returns the steps of an epoch; a last partial batch does not count.
+
+    parity: the references' sampler repeats pairs until each of their GPUs has as many, which on
+    ActivityNet makes one step more (SPEC 13.1).
+    """
     if pairs < config.batch_size:
         raise ValueError(
             f"{config.data.dir} has {pairs} (video, caption) pairs, fewer than one batch of"
             f" {config.batch_size}: set config.batch_size to {pairs} or less."
         )
-    return max(1, int(config.epochs * (pairs // config.batch_size)))
+    gpus = config.reference_gpus
+    return -(-pairs // gpus) * gpus // config.batch_size
 
 
 def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tuple[dict, dict]:
