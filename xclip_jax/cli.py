@@ -9,10 +9,9 @@ import json
 import os
 import sys
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
 
-from xclip_jax import cli_weights
+from xclip_jax import cli_build, cli_weights
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
@@ -67,35 +66,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     demo = command("demo", _demo, "render, build, train, evaluate, search", "xclip-jax demo")
     demo.add_argument("--out", default="demo", help="folder for all of it (default: demo)")
 
-    build = command(
-        "build",
-        _build,
-        "turn video files into TFRecord frame shards",
-        "xclip-jax build jsonl --captions clips.jsonl --out shards/mine",
-    )
-    build.add_argument(
-        "name", choices=["jsonl", "shapes"], help="your own clips, or the embedded moving shapes"
-    )
-    build.add_argument("--out", required=True, help="folder for the shards")
-    build.add_argument(
-        "--captions",
-        help='jsonl: a JSON-lines file of {"video": path, "captions": [...], "id"?, "start"?,'
-        ' "end"?, "split"?}, a JSON list of them, or a CSV with these columns',
-    )
-    build.add_argument("--videos", help="jsonl: folder that relative paths start from")
-    build.add_argument(
-        "--split", help="jsonl: put every clip into this split whatever the list says"
-    )
-    build.add_argument("--short-side", type=int, default=224, help="pixels (default: 224)")
-    build.add_argument("--rate", type=int, default=1, help="frames kept a second (default: 1)")
-    build.add_argument("--vocab", help="jsonl: a vocabulary file to lay beside the shards")
-    build.add_argument("--clips", type=int, default=4000, help="shapes: training clips")
-    build.add_argument("--test-clips", type=int, default=100, help="shapes: test clips")
-    build.add_argument("--seed", type=int, default=0, help="shapes: of the generator")
-    build.add_argument("--workers", type=int, help="processes (default: one a core)")
-    build.add_argument(
-        "--allow-missing", action="store_true", help="build although over 1 %% of clips fail"
-    )
+    cli_build.add(command)
 
     train = command(
         "train",
@@ -155,57 +126,6 @@ def _demo(arguments) -> None:
     from xclip_jax import demo
 
     demo.run(Path(arguments.out))
-
-
-def _build(arguments) -> None:
-    for name, least in (("short_side", 1), ("rate", 0), ("workers", 1)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected {least} or more.")
-    _needs_build_extra()
-    from xclip_jax.data.build import build
-    from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
-
-    captions, root, vocab = arguments.captions, arguments.videos, arguments.vocab
-    if arguments.name == "shapes":
-        from xclip_jax.data import synthetic
-
-        rendered = Path(arguments.out) / "rendered"
-        facts = synthetic.render(
-            rendered,
-            train_clips=arguments.clips,
-            test_clips=arguments.test_clips,
-            seed=arguments.seed,
-            workers=arguments.workers,
-        )
-        print(json.dumps(facts))
-        captions, root, vocab = rendered / "captions.jsonl", None, rendered / "merges.txt"
-    elif captions is None:
-        raise ValueError("build jsonl needs --captions FILE, the list of clips.")
-    manifest = build(
-        read_clips(captions, root, split=arguments.split),
-        arguments.out,
-        name=arguments.name,
-        short_side=64 if arguments.name == "shapes" else arguments.short_side,
-        rate=arguments.rate,
-        workers=arguments.workers,
-        allow_missing=arguments.allow_missing,
-        source=str(captions),
-        vocab=vocab,
-    )
-    for split, counts in manifest["splits"].items():
-        print(
-            f"{split}: {counts['present']} of {counts['official']} videos,"
-            f" {counts['captions']} captions"
-        )
-    print(f"{len(manifest['skipped'])} skipped; shards are in {arguments.out}")
-
-
-def _needs_build_extra() -> None:
-    if missing := [name for name in ("tensorflow", "matplotlib") if not find_spec(name)]:
-        raise ValueError(
-            f"this command needs {' and '.join(missing)}: pip install 'xclip_jax[build]'"
-        )
 
 
 def _train(arguments) -> None:

@@ -133,11 +133,11 @@ def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]
 def _decode(trained: Trained, paths: list[Path]) -> Iterator:
     """Yields (pixels, mask), or the VideoError, of each path in order."""
     intake = trained.intake
-    policy = {name: trained.frame_policy[name] for name in ("rate", "short_side")}
+    stored = trained.frame_policy
 
     def load(path: Path):
         try:
-            images, _ = video.read(path, **policy)
+            images, _ = video.read(path, policy=stored["name"], short_side=stored["short_side"])
         except video.VideoError as error:
             return error
         except ValueError as error:  # fewer frames a second than the model's shards had

@@ -56,7 +56,7 @@ def import_file(file: Path | str, out: Path | str, overrides: Sequence[str] = ()
         source=str(file),
     )
     checkpoint.save_weights(out, params)
-    policy = {"name": "clip4clip_1fps", "rate": 1, "short_side": sizes["image_size"]}
+    policy = {"name": "clip4clip_1fps", "short_side": sizes["image_size"]}
     workdir.write(Path(out), config, vocab=vocab, frame_policy=policy, goes_on=False)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{found.what}: {count:,} parameters, as {_describe(config)}"

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from xclip_jax import frames
+from xclip_jax import frame_policy, frames
 
 # A frame of 8192 x 8192; ten hours of 1080p at 30 frames/s; nine hours at one sample a second.
 MAX_FRAME_PIXELS = 2**26
@@ -44,25 +44,30 @@ class VideoError(ValueError):
 def read(
     path: str | Path,
     *,
-    rate: int = 1,
+    policy: str = frame_policy.DEFAULT,
     start: float | None = None,
     end: float | None = None,
     short_side: int = 224,
 ) -> tuple[list[Image.Image], np.ndarray]:
     """Returns the sampled frames, resized, and the seconds of each after the clip's first frame."""
     images, times = [], []
-    for image, time in decode(path, plan(path, rate=rate, start=start, end=end)):
+    for image, time in decode(path, plan(path, policy=policy, start=start, end=end)):
         images.append(frames.resize_short_side(image, short_side))
         times.append(time)
     return images, np.array(times, np.float32)
 
 
 def plan(
-    path: str | Path, *, rate: int = 1, start: float | None = None, end: float | None = None
+    path: str | Path,
+    *,
+    policy: str = frame_policy.DEFAULT,
+    start: float | None = None,
+    end: float | None = None,
 ) -> np.ndarray:
     """Returns the indices of the frames to sample; fewer may be there if the data end early."""
+    parsed = frame_policy.parse(policy)
     frame_count, fps = probe(path)
-    indices = frames.second_indices(frame_count, fps, rate=rate, start=start, end=end)
+    indices = frame_policy.indices(parsed, frame_count, fps, start=start, end=end)
     if not len(indices):
         window = f"{start} to {end} s of {frame_count} frames at {fps:g} a second"
         raise VideoError(path, "zero frames", window)
