@@ -30,9 +30,9 @@ def find(
 ) -> dict[str, Path]:
     """Returns the file of each id that has one, in the order of the ids.
 
-    Where several files answer to one id, the choice is the first that is not empty, by the id's own
-    form before its other ones, then .mp4, .webm and all others, then the shorter path, then the
-    alphabet; a line says so and names them.
+    Files that answer to the id itself go before those that answer to another form of it. Of several
+    still, the first is chosen that is not empty, by .mp4, .webm and others, then the shorter path,
+    then the alphabet; a line says so and names them.
 
     Args:
         root: a folder, searched with all folders in it; links are followed, each folder once.
@@ -128,17 +128,18 @@ def _files(root: Path) -> Iterable[Path]:
 
 
 def _distinct(ranks: dict[Path, int]) -> list[Path]:
-    """Returns the different files among the candidates of one id, the best first."""
-    if len(ranks) < 2:
-        return list(ranks)
+    """Returns the different files that answer best to one id, the chosen one first."""
+    best = [path for path, rank in ranks.items() if rank == min(ranks.values())]
+    if len(best) < 2:
+        return best
 
     def key(path: Path) -> tuple:
         suffix = path.suffix.lower()
         preference = PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED)
-        return _size(path) == 0, ranks[path], preference, len(str(path)), str(path)
+        return _size(path) == 0, preference, len(str(path)), str(path)
 
     files = {}
-    for path in sorted(ranks, key=key):
+    for path in sorted(best, key=key):
         files.setdefault(path.resolve(), path)  # a link to a file is not another file
     return list(files.values())
 

@@ -104,12 +104,13 @@ def test_every_form_of_a_didemo_id_finds_every_form_of_its_file(tmp_path, file, 
         assert relative(found, tmp_path) == {video_id: f"deep/{name}"}
 
 
-def test_didemo_names_that_differ_in_the_suffix_only_find_their_own_file(tmp_path):
-    touch(tmp_path, "a.mov", "a.mp4")
+def test_didemo_names_that_differ_in_the_suffix_only_find_their_own_file(tmp_path, capsys):
+    touch(tmp_path, "a.mov.mp4", "a.mp4.mp4")  # as the data set's own downloader names them
 
     found = find(tmp_path, ["a.mp4", "a.mov", "a.avi"], **lookup.RULES["didemo"])
 
-    assert relative(found, tmp_path) == {"a.mp4": "a.mp4", "a.mov": "a.mov"}
+    assert relative(found, tmp_path) == {"a.mp4": "a.mp4.mp4", "a.mov": "a.mov.mp4"}
+    assert not capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
