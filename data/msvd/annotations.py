@@ -55,8 +55,8 @@ def read(folder: Path) -> Benchmark:
     for form in given[1:]:
         names = f"{forms[form][0][0]} and {forms[given[0]][0][0]}"
         notes.append(f"captions in both {names}: those of the latter are used")
-    if others := len(texts) - sum(map(len, splits.values())):
-        notes.append(f"{others} videos with captions are in no list and left out")
+    if others := texts.keys() - set().union(*splits.values()):
+        notes.append(f"{len(others)} videos with captions are in no list and left out")
     notes += captions.shared_ids(splits, [("train", "val"), ("train", "test"), ("val", "test")])
     return Benchmark("msvd", splits, OFFICIAL, {}, tuple(notes))
 
