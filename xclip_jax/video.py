@@ -101,22 +101,38 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
     """
     wanted = iter(indices)
     target, yielded = next(wanted, None), 0
+    for i, (frame, time) in enumerate(every_frame(path)):
+        if i == target:
+            image = upright(frame, path)
+            while i == target:  # a policy of a higher rate than the clip's repeats frames
+                yield image, time
+                target, yielded = next(wanted, None), yielded + 1
+        if target is None:
+            return
+    if target is not None and not yielded:
+        raise VideoError(path, "zero frames", "its data end before the first frame wanted")
+
+
+def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Yields all frames that can be decoded, as they are, and the time of each from the first."""
     first_time, pixels = None, 0
     with _open(path) as container:
         stream = _video_stream(container, path)
         for i, frame in enumerate(_decoded(container, stream)):
-            if target is None:
-                return
             pixels += frame.width * frame.height
             if i >= MAX_DECODED_FRAMES or pixels > MAX_DECODED_PIXELS:
                 raise VideoError(path, "unreadable", f"too long: {i} frames, {pixels} pixels")
             time = frame.time if frame.time is not None else i / float(stream.guessed_rate or 1)
             first_time = time if first_time is None else first_time
-            if i == target:
-                yield _upright(frame, path), time - first_time
-                target, yielded = next(wanted, None), yielded + 1
-    if target is not None and not yielded:
-        raise VideoError(path, "zero frames", "its data end before the first frame wanted")
+            yield frame, time - first_time
+
+
+def upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
+    """Returns the frame in RGB, turned as its display matrix says."""
+    _check_size(frame.width, frame.height, path)  # it may change within a stream
+    image = frame.to_image()
+    turn = _TURNS.get(round(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 @contextlib.contextmanager
@@ -193,10 +209,3 @@ def _decoded(
         except av.FFmpegError:
             continue
         yield from decoded
-
-
-def _upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
-    _check_size(frame.width, frame.height, path)  # it may change within a stream
-    image = frame.to_image()
-    turn = _TURNS.get(round(frame.rotation) % 360)
-    return image if turn is None else image.transpose(turn)
