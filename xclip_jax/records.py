@@ -38,12 +38,7 @@ class Shards:
 
     def __init__(self, directory: str | Path, split: str):
         self.directory, self.split = Path(directory), split
-        self.manifest = _read_json(self.directory / "manifest.json")
-        if (found := self.manifest.get("format")) != FORMAT:
-            raise ValueError(
-                f"{directory} holds shards of format {found}, this version reads {FORMAT}: run"
-                " `xclip-jax build` again."
-            )
+        self.manifest = read_manifest(self.directory)
         # TFDS's own from_config looks for TensorFlow to open the file with.
         content = _read_json(self.directory / "features.json")
         self._features = tfds.features.FeaturesDict.from_json(content)
@@ -115,6 +110,17 @@ class Shards:
             f"{self._files[self._shard[i]]} {what} (record {i} of {self.split}, byte"
             f" {self._offset[i]}): copy or build the shards again."
         )
+
+
+def read_manifest(directory: str | Path) -> dict:
+    """Returns what a finished folder of shards says about itself."""
+    manifest = _read_json(Path(directory) / "manifest.json")
+    if (found := manifest.get("format")) != FORMAT:
+        raise ValueError(
+            f"{directory} holds shards of format {found}, this version reads {FORMAT}: run"
+            " `xclip-jax build` again."
+        )
+    return manifest
 
 
 def _read_json(path: Path) -> dict:
