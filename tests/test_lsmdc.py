@@ -3,8 +3,19 @@
 import gzip
 
 import pytest
+import tensorflow_datasets as tfds
 
+from xclip_jax.data.lsmdc import lsmdc_dataset_builder
 from xclip_jax.data.lsmdc.annotations import FILES, read
+
+
+class LsmdcTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's checks of a builder: it builds the dummy data and reads them back."""
+
+    DATASET_CLASS = lsmdc_dataset_builder.Builder
+    EXAMPLE_DIR = lsmdc_dataset_builder.Builder.pkg_dir_path / "dummy_data"
+    SPLITS = {"videos": 3}  # noqa: RUF012 (TFDS's own form)
+
 
 SIGNS = "1005_Signs_00.01.12.000-00.01.20.100"
 
