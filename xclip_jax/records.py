@@ -52,7 +52,7 @@ class Shards:
             with np.load(path, allow_pickle=False) as index:
                 self._files = [self.directory / str(name) for name in index["files"]]
                 self._shard, self._offset = index["shard"], index["offset"]
-                self._length, self._video_id = index["length"], index["video_id"]
+                self._length, self.video_ids = index["length"], index["video_id"]
                 self.captions_per_video, self._stored = index["captions"], index["stored"]
                 self._caption = np.split(index["caption"], np.cumsum(index["captions"])[:-1])
         except FileNotFoundError:
@@ -78,8 +78,8 @@ class Shards:
         example = self._features.deserialize_example_np(self._payload(i))
         video_id = example["video_id"].decode()
         stored = example["captions"]
-        if video_id != self._video_id[i] or len(stored) != self._stored[i]:
-            known = f"{str(self._video_id[i])!r} with {self._stored[i]} captions"
+        if video_id != self.video_ids[i] or len(stored) != self._stored[i]:
+            known = f"{str(self.video_ids[i])!r} with {self._stored[i]} captions"
             raise self._damage(i, f"holds {video_id!r} where the index has {known}")
         captions = [stored[j].decode() for j in self._caption[i]]
         return Record(video_id, list(example["frames"]), example["timestamps"], captions)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import evaluate, frames, video
+from xclip_jax import evaluate, frame_policy, frames, video
 from xclip_jax.workdir import Trained
 
 SUFFIXES = {
@@ -142,7 +142,13 @@ def _decode(trained: Trained, paths: list[Path]) -> Iterator:
             return error
         except ValueError as error:  # fewer frames a second than the model's shards had
             return video.VideoError(path, "unreadable", str(error))
-        chosen = frames.choose(len(images), intake.max_frames, position=intake.slice_position)
+        chosen = frame_policy.choose(
+            len(images),
+            intake.evaluation,
+            stored=stored["name"],
+            most=intake.max_frames,
+            rng=np.random.default_rng(intake.frame_seed),
+        )
         pixels = np.zeros((intake.max_frames, intake.image_size, intake.image_size, 3), np.uint8)
         for i, j in enumerate(chosen):
             pixels[i] = frames.to_square(images[j], intake.image_size)

@@ -67,7 +67,8 @@ def plan(
     """Returns the indices of the frames to sample; fewer may be there if the data end early."""
     parsed = frame_policy.parse(policy)
     frame_count, fps = probe(path)
-    indices = frame_policy.indices(parsed, frame_count, fps, start=start, end=end)
+    times = _times(path, fps) if parsed.kind == "native" else None
+    indices = frame_policy.indices(parsed, frame_count, fps, times=times, start=start, end=end)
     if not len(indices):
         window = f"{start} to {end} s of {frame_count} frames at {fps:g} a second"
         raise VideoError(path, "zero frames", window)
@@ -90,6 +91,22 @@ def probe(path: str | Path) -> tuple[int, float]:
     if int(fps) < 1:
         raise VideoError(path, "zero fps", f"the frame rate is {fps:g}")
     return frame_count, fps
+
+
+def _times(path: str | Path, fps: float) -> np.ndarray:
+    """Returns the second at which each frame is shown, from the packets alone."""
+    times = []
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        with contextlib.suppress(av.FFmpegError):  # what can be read counts
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard and len(times) < MAX_DECODED_FRAMES:
+                    times.append(packet.pts)
+        base = float(stream.time_base)
+    if not times or None in times:
+        return np.arange(len(times)) / fps
+    times = np.sort(np.array(times, float)) * base
+    return times - times[0]
 
 
 def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Image, float]]:

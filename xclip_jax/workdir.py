@@ -78,6 +78,13 @@ def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
         sizes["max_frames"],
         sizes["image_size"],
         config.data.slice_position,
+        # Runs of earlier versions have none of these.
+        frame_policy=config.data.get("frame_policy", ""),
+        frame_divisor=config.data.get("frame_divisor", 1),
+        frame_jitter=config.data.get("frame_jitter", False),
+        train_frame_order=config.data.get("train_frame_order", 0),
+        eval_frame_order=config.data.get("eval_frame_order", 0),
+        frame_seed=config.seed,
     )
 
 
@@ -144,9 +151,10 @@ def load(workdir: Path | str, which: str = "last") -> Trained:
     graphdef, abstract = models.create(config.model.name, **sizes)
     params, step = checkpoint.load_params(workdir, which)
     check_shapes(params, abstract, workdir)
-    return Trained(
-        graphdef, params, step, intake(config, sizes), config, words, facts["frame_policy"]
-    )
+    taken = intake(config, sizes)
+    if not taken.frame_policy:  # trained on all that was stored: so it is to be evaluated
+        taken = taken._replace(frame_policy=facts["frame_policy"]["name"])
+    return Trained(graphdef, params, step, taken, config, words, facts["frame_policy"])
 
 
 def _vocab(workdir: Path) -> Path:
