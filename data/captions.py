@@ -60,6 +60,16 @@ def read_ids(source: Source, name: str) -> list[str]:
     return found
 
 
+def are_entries(value: Any) -> bool:
+    """Tells whether a value is a list that `gather` is meant for, and not of questions or ids."""
+    return isinstance(value, list) and any(
+        isinstance(entry, dict)
+        and not entry.keys().isdisjoint(IDS)
+        and not entry.keys().isdisjoint(CAPTIONS)
+        for entry in value
+    )
+
+
 def gather(entries: list, where: object) -> dict[str, list[str]]:
     """Returns id -> captions, in order, of a list of objects with an id and a caption or more."""
     captions, wrong = {}, []
@@ -71,9 +81,12 @@ def gather(entries: list, where: object) -> dict[str, list[str]]:
         if text_key not in entry:
             text_key = next((key for key in CAPTIONS if key in entry), None)
         video_id, texts = entry.get(id_key), entry.get(text_key)
-        texts = [texts] if isinstance(texts, str) else texts
+        several_texts = not isinstance(texts, str)
+        texts = texts if several_texts else [texts]
         if not isinstance(video_id, str) or not video_id.strip():
             wrong.append(f"entry {i} has no video_id")
+        elif several_texts and video_id in captions:  # one text a row is another form
+            wrong.append(f"entry {i}, {video_id}: it has another entry")
         elif not _are_texts(texts):
             wrong.append(f"entry {i}, {video_id}: no caption, or an empty one")
         else:

@@ -5,9 +5,19 @@ import json
 import zipfile
 
 import pytest
+import tensorflow_datasets as tfds
 
 from xclip_jax.data.benchmark import count
-from xclip_jax.data.msrvtt import annotations
+from xclip_jax.data.msrvtt import annotations, msrvtt_dataset_builder
+
+
+class MsrvttTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's checks of a builder: it builds the dummy data and reads them back."""
+
+    DATASET_CLASS = msrvtt_dataset_builder.Builder
+    EXAMPLE_DIR = msrvtt_dataset_builder.Builder.pkg_dir_path / "dummy_data"
+    SPLITS = {"videos": 3}  # noqa: RUF012 (TFDS's own form)
+
 
 # id -> captions, in the order of the file. By their numbers: two to train on, one to validate, and
 # three to test on, of which two are the 1k-A test.
@@ -206,8 +216,10 @@ def test_all_problems_of_the_files_come_in_one_line(tmp_path):
         MSRVTT_train__9k__csv=table(["video1", "video2", "video1"]),
         MSRVTT_train__7k__csv="id\nvideo1\n",
         MSRVTT_JSFUSION_test__csv="key,video_id\nret0,video1\n",
+        val_list_jsfusion__csv="video_id,sentence\nvideo1,x\nvideo2,y\nvideo1,z\n",
         MSRVTT_val__full__csv="video_id\n",
         broken__json="[1,",
+        mirror__json=[{"video_id": "video5", "caption": ["x", "y"]}] * 2,
     )
     (tmp_path / "test_list_miech.txt").write_bytes("vidéo1\n".encode("latin-1"))
 
@@ -224,6 +236,8 @@ def test_all_problems_of_the_files_come_in_one_line(tmp_path):
         "MSRVTT_JSFUSION_test.csv lacks a column",
         "MSRVTT_val.full.csv lacks the column video_id, or has no rows",
         "broken.json is not JSON",
+        "mirror.json: entry 2, video5: it has another entry",
+        "val_list_jsfusion.csv has video1 more than once",
         "test_list_miech.txt is not text in UTF-8",
     ):
         assert part in message
@@ -248,6 +262,22 @@ def test_files_that_contradict_each_other_are_named(tmp_path):
         ValueError, match=r"MSRVTT_data\.json and MSR_VTT\.json give other captions of video7: keep"
     ):
         annotations.read(tmp_path)
+
+
+def test_files_of_another_kind_are_passed_over(tmp_path):
+    data_json(tmp_path)
+    write(
+        tmp_path,
+        train_qa__json=[{"video_id": "video7", "question": "what?", "answer": "a cube"}],
+        ids__json=["video7", "video2"],
+        dataset_infos__json={"features": {}},
+        category__txt="music\t0\n",
+        other__csv="a,b\n1,2\n",
+    )
+
+    splits = annotations.read(tmp_path).splits
+
+    assert set(splits) == {"train_7k", "train_full", "val_full", "test_full"}
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def _take(name: str, source: Source, found: Found) -> None:
     role, suffix = _role(name), Path(name).suffix.lower()
     if suffix in (".json", ".jsonl"):
         value = captions.read_json(source)
-        if isinstance(value, list):
+        if captions.are_entries(value):
             _take_list(name, captions.gather(value, name), role, found)
         for key in ("sentences", "annotations"):
             if isinstance(value, dict) and isinstance(value.get(key), list):
@@ -117,6 +117,9 @@ def _take_list(name: str, entries: dict, role: str | None, found: Found) -> None
     if role in (None, "test_1ka") and all(len(texts) == 1 for texts in entries.values()):
         found.sentences.append((name, entries))
         return
+    if role == "test_1ka" and any(len(texts) == 1 for texts in entries.values()):
+        twice = [video_id for video_id, texts in entries.items() if len(texts) > 1]
+        raise ValueError(f"{name} has {captions.some(twice)} more than once: keep each once")
     found.captions.append((name, entries))
     if role:
         _add_list(role, name, list(entries), found)
