@@ -6,9 +6,19 @@ import pickle
 import struct
 
 import pytest
+import tensorflow_datasets as tfds
 
 from xclip_jax.data.benchmark import count
-from xclip_jax.data.msvd import annotations, caption_pickle
+from xclip_jax.data.msvd import annotations, caption_pickle, msvd_dataset_builder
+
+
+class MsvdTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's checks of a builder: it builds the dummy data and reads them back."""
+
+    DATASET_CLASS = msvd_dataset_builder.Builder
+    EXAMPLE_DIR = msvd_dataset_builder.Builder.pkg_dir_path / "dummy_data"
+    SPLITS = {"videos": 3}  # noqa: RUF012 (TFDS's own form)
+
 
 TEXTS = {
     "aB-_3cDeF1g_10_15": ["a fox digs", "the fox digs a hole", "an animal digs"],

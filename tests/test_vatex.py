@@ -3,9 +3,19 @@
 import json
 
 import pytest
+import tensorflow_datasets as tfds
 
 from xclip_jax.data.benchmark import count
-from xclip_jax.data.vatex import annotations
+from xclip_jax.data.vatex import annotations, vatex_dataset_builder
+
+
+class VatexTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's checks of a builder: it builds the dummy data and reads them back."""
+
+    DATASET_CLASS = vatex_dataset_builder.Builder
+    EXAMPLE_DIR = vatex_dataset_builder.Builder.pkg_dir_path / "dummy_data"
+    SPLITS = {"videos": 3}  # noqa: RUF012 (TFDS's own form)
+
 
 TEXTS = {
     "Ab_cdEFgh-1_000004_000014": ["A man sharpens a saw.", "Someone files metal."],

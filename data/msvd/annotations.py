@@ -79,7 +79,7 @@ def _from_pickle(name: str, source: Source, refused: list[str]) -> dict | None:
 def _from_json(name: str, source: Source) -> dict | None:
     """Returns the captions of {id: [captions]}, or of a list as Hugging Face's mirrors have it."""
     value = captions.read_json(source)
-    if isinstance(value, list):
+    if captions.are_entries(value):
         return captions.gather(value, name)
     if not isinstance(value, dict) or not all(isinstance(texts, list) for texts in value.values()):
         return None

@@ -38,7 +38,7 @@ def read(folder: Path) -> Benchmark:
                 lists[LISTS[name]] = name, captions.read_ids(source, name)
             elif Path(name).suffix.lower() in (".json", ".jsonl"):
                 value = captions.read_json(source)
-                if isinstance(value, list):
+                if captions.are_entries(value):
                     sources.append((name, captions.gather(value, name)))
                 elif isinstance(value, dict) and _has_english(value):
                     sources.append((name, captions.by_id(value, name)))
