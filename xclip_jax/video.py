@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from xclip_jax import frame_policy, frames
@@ -116,11 +117,11 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
     first failed read ends the originals' sampling); a damaged packet within is passed over, as
     OpenCV does.
     """
-    wanted = iter(indices)
+    wanted, reformatter = iter(indices), VideoReformatter()
     target, yielded = next(wanted, None), 0
     for i, (frame, time) in enumerate(every_frame(path)):
         if i == target:
-            image = upright(frame, path)
+            image = upright(frame, path, reformatter)
             while i == target:  # a policy of a higher rate than the clip's repeats frames
                 yield image, time
                 target, yielded = next(wanted, None), yielded + 1
@@ -144,10 +145,16 @@ def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
             yield frame, time - first_time
 
 
-def upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
-    """Returns the frame in RGB, turned as its display matrix says."""
+def upright(
+    frame: av.VideoFrame, path: str | Path, reformatter: VideoReformatter | None = None
+) -> Image.Image:
+    """Returns the frame in RGB, turned as its display matrix says.
+
+    A `reformatter` kept for all frames of a file saves the tables and threads of a new one each.
+    """
     _check_size(frame.width, frame.height, path)  # it may change within a stream
-    image = frame.to_image()
+    reformatter = reformatter or VideoReformatter()
+    image = reformatter.reformat(frame, format="rgb24", threads=1).to_image()
     turn = _TURNS.get(round(frame.rotation) % 360)
     return image if turn is None else image.transpose(turn)
 
@@ -171,16 +178,24 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
 def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
     if container.format.name == "tty":  # ffmpeg would draw any text file
         raise VideoError(path, "unreadable", "a text file")
-    # The best stream is the largest one that is no cover picture; OpenCV takes the first.
-    stream = container.streams.best("video")
-    if stream is None:
+    # The largest stream: ffmpeg's own choice goes by bit rates, which many files do not tell, and
+    # OpenCV takes the first. A cover picture is no video.
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
         raise VideoError(path, "no video stream")
+    stream = max(streams, key=_pixels)
     if stream.codec_context is None:
         raise VideoError(path, "unreadable", "a codec that ffmpeg does not know")
     _check_size(stream.codec_context.width, stream.codec_context.height, path)
     stream.thread_type = "NONE"  # clips are decoded in parallel, one process each
     stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
+
+
+def _pixels(stream: av.VideoStream) -> int:
+    codec = stream.codec_context  # None of a codec that ffmpeg does not know
+    return codec.width * codec.height if codec else 0
 
 
 def _check_size(width: int, height: int, path: str | Path) -> None:
