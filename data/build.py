@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from xclip_jax import frame_policy, frames
 from xclip_jax.data import benchmark as benchmarks
-from xclip_jax.data import catalog, index
+from xclip_jax.data import catalog, coverage, disk, index
 from xclip_jax.data.benchmark import Benchmark
 from xclip_jax.data.clips import Clip, decode, fingerprint, of_benchmark, problems, several
 from xclip_jax.data.shard_builder import ShardBuilder
@@ -49,22 +50,42 @@ def build(clips: list[Clip], out: str | Path, *, name: str, source: str = "", **
     windows = {clip.video_id: (clip.start, clip.end) for clip in clips}
     benchmark = Benchmark(name, splits, {}, windows)
     paths = {clip.video_id: clip.path for clip in clips}
-    return _build(benchmark, paths, out, source=source, **settings)
+    with disk.needed(Path(out)):
+        return _build(benchmark, paths, out, source=source, **settings)
 
 
 def build_benchmark(
-    benchmark: Benchmark, video_root: str | Path, out: str | Path, **settings
+    benchmark: Benchmark,
+    video_root: str | Path,
+    out: str | Path,
+    *,
+    max_words: int = 32,
+    count_tokens: Callable[[list[str]], Iterable[int]] | None = None,
+    **settings,
 ) -> dict:
     """Writes shards of a benchmark whose videos lie below `video_root`; returns the manifest.
+
+    What is there and what is missing is printed first, and noted in the manifest.
 
     Args:
         benchmark: what the data set's reader gave.
         video_root: searched by the names that the data set's files answer to.
         out: the folder, which `records.Shards` then reads.
+        max_words, count_tokens: as `coverage.cover` takes them.
         settings: as `_build` takes them: policy, short_side, workers, allow_missing, source,
-            vocab, facts.
+            vocab.
     """
-    return _build(benchmark, catalog.find(benchmark, Path(video_root)), out, **settings)
+    _check(benchmark.name, settings.get("policy", frame_policy.DEFAULT), settings.get("vocab"))
+    paths = catalog.find(benchmark, Path(video_root))
+    workers = settings.get("workers")
+    covered = coverage.cover(
+        benchmark, paths, max_words=max_words, count_tokens=count_tokens, workers=workers
+    )
+    print(coverage.table(covered), flush=True)
+    # The videos that are left out stand under "skipped" with their reasons.
+    facts = {key: covered[key] for key in covered if key not in ("missing", "unreadable", "notes")}
+    with disk.needed(Path(out)):
+        return _build(benchmark, paths, out, facts={"coverage": facts}, **settings)
 
 
 def _build(

@@ -168,13 +168,17 @@ def _decode(clip: Clip, path: Path, policy: str, short_side: int) -> str | None:
         detail = f"{type(error).__name__}: {error}"
         return str(video.VideoError(clip.path, "unreadable", detail))
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez(
-            file,
-            data=np.frombuffer(b"".join(jpegs), np.uint8),
-            lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
-            timestamps=np.array(timestamps, np.float32),
-            planned=len(planned),  # more than there are, if the data ended early
-        )
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            np.savez(
+                file,
+                data=np.frombuffer(b"".join(jpegs), np.uint8),
+                lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
+                timestamps=np.array(timestamps, np.float32),
+                planned=len(planned),  # more than there are, if the data ended early
+            )
+        os.replace(partial, path)
+    except OSError:  # a full disk: what was begun takes room
+        partial.unlink(missing_ok=True)
+        raise
     return None

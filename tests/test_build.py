@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.utils import shard_utils
 
 from xclip_jax import frames, video
-from xclip_jax.data.build import Clip, build
+from xclip_jax.data.benchmark import Benchmark
+from xclip_jax.data.build import Clip, build, build_benchmark
 from xclip_jax.records import Shards
 
 
@@ -218,6 +221,41 @@ def test_the_error_lists_ten_skipped_clips_and_their_count(tmp_path):
     assert "v10" not in str(caught.value)
 
 
+def test_splits_share_the_frames_of_a_video_and_keep_their_own_captions(tmp_path):
+    for i in range(3):
+        render(tmp_path / f"v{i}.mp4", 10 + 10 * i, fps=10)
+    benchmark = Benchmark(
+        "msvd",
+        {
+            "train": {"v0": ["a", "b"], "v1": ["c", "c", "d"]},
+            "val": {"v2": ["e"], "v1": ["d", "f"], "v0": ["b"]},
+        },
+        {"train": (2, 5), "val": (3, 5)},
+        {"v2": (1, 1)},
+        notes=("a note",),
+    )
+
+    manifest = build_benchmark(benchmark, tmp_path, tmp_path / "out", short_side=24, workers=1)
+
+    assert manifest["splits"] == {
+        "train": {"official": [2, 5], "listed": 2, "present": 2, "captions": 5, "complete": True},
+        "val": {"official": [3, 5], "listed": 3, "present": 3, "captions": 4, "complete": False},
+    }
+    assert manifest["videos"] == 3 and manifest["notes"] == ["a note"]
+    assert len(list((tmp_path / "out").glob("*.tfrecord*"))) == 1
+    train, val = read(tmp_path / "out", "train"), read(tmp_path / "out", "val")
+    assert [(r.video_id, r.captions) for r in train] == [
+        ("v0", ["a", "b"]),
+        ("v1", ["c", "c", "d"]),
+    ]
+    assert [(r.video_id, r.captions) for r in val] == [
+        ("v2", ["e"]),
+        ("v1", ["d", "f"]),
+        ("v0", ["b"]),
+    ]
+    assert val[1].frames == train[1].frames and val[0].timestamps.tolist() == [1, 2]
+
+
 def test_a_split_without_any_clip_left_is_an_error(videos, tmp_path):
     clips = [*videos, Clip("gone", tmp_path / "gone.mp4", ["gone"], split="val")]
 
@@ -234,6 +272,44 @@ def test_data_that_end_early_are_recorded(tmp_path):
 
     (early,) = manifest["ended_early"]
     assert early["id"] == "a" and early["planned"] == 4 and early["frames"] < 4
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from xclip_jax.data.build import Clip, build
+if __name__ == "__main__":
+    folder, most = Path(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    clips = [Clip(f"v{i}", path, ["x"]) for i, path in enumerate(sorted(folder.glob("*.mp4")))]
+    try:
+        build(clips, "out", name="tiny", workers=1)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("whole_clips", [False, True])
+def test_a_full_disk_is_one_line_and_the_next_build_goes_on(whole_clips, tmp_path):
+    for i in range(4):
+        render(tmp_path / f"{i}.mp4", 30 + i, fps=10, size=(96, 64))
+    (tmp_path / "build.py").write_text(FULL)
+
+    def run(most):
+        command = [sys.executable, "build.py", ".", str(most)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    # No file may be longer than this: too short for a clip's frames, or only for all of them.
+    failed = run(20_000 if whole_clips else 3000)
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/.work/*.npz")}
+
+    assert re.search("out cannot be written: File too large. Make room", failed.stdout)
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert not list(tmp_path.glob("out/.work/*.partial")) and len(done) == 4 * whole_clips
+    finished = run(10**9)
+    assert not finished.stdout and len(Shards(tmp_path / "out", "train")) == 4
+    assert "100%" in finished.stderr and read(tmp_path / "out", "train")[3].video_id == "v3"
 
 
 def test_problems_of_the_clips_are_reported_together(videos, tmp_path):

@@ -1,6 +1,7 @@
 """Random access to shards: any order, any thread, and every kind of damage named."""
 
 import concurrent.futures
+import json
 import pickle
 import random
 import re
@@ -169,6 +170,14 @@ def test_a_damaged_index_is_named(shards):
     path.write_bytes(path.read_bytes()[:200])
 
     with pytest.raises(ValueError, match=r"index_train\.npz is damaged"):
+        Shards(shards, "train")
+
+
+def test_shards_of_an_earlier_format_ask_for_a_new_build(shards):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+
+    with pytest.raises(ValueError, match=r"format 1, this version reads 2: run `xclip-jax build`"):
         Shards(shards, "train")
 
 

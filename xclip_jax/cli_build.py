@@ -1,6 +1,7 @@
 """The command `xclip-jax build`: from video files and captions to TFRecord shards."""
 
 import json
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,7 @@ def add(command: Callable) -> None:
         "--split", help="jsonl: put every clip into this split whatever the list says"
     )
     build.add_argument("--short-side", type=int, default=224, help="pixels (default: 224)")
-    build.add_argument("--rate", type=int, default=1, help="frames kept a second (default: 1)")
+    build.add_argument("--rate", type=int, help="frames kept a second (default: 1)")
     build.add_argument(
         "--policy", help="which frames to keep: clip4clip_1fps, uniform_12, native_5fps, ..."
     )
@@ -64,11 +65,17 @@ def _build(arguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} {value}: expected {least} or more.")
+    if arguments.dry_run and arguments.name not in BENCHMARKS:
+        raise ValueError(f"--dry-run is for {', '.join(BENCHMARKS)}, not {arguments.name}.")
+    if arguments.rate is not None and arguments.policy:
+        raise ValueError(f"--rate {arguments.rate} and --policy {arguments.policy}: give one.")
     if not arguments.out and not arguments.dry_run:
         raise ValueError(f"build {arguments.name} needs --out FOLDER, for the shards.")
-    needs_build_extra()
+    if not arguments.dry_run:
+        needs_build_extra()
+    rate = 1 if arguments.rate is None else arguments.rate
     settings = {
-        "policy": arguments.policy or f"clip4clip_{arguments.rate}fps",
+        "policy": arguments.policy or f"clip4clip_{rate}fps",
         "short_side": arguments.short_side,
         "workers": arguments.workers,
         "allow_missing": arguments.allow_missing,
@@ -76,6 +83,8 @@ def _build(arguments) -> None:
     }
     if arguments.name in BENCHMARKS:
         manifest = _build_benchmark(arguments, settings)
+        if manifest is None:
+            return
     else:
         manifest = _build_list(arguments, settings)
     for split, counts in manifest["splits"].items():
@@ -86,16 +95,46 @@ def _build(arguments) -> None:
     print(f"{len(manifest['skipped'])} skipped; shards are in {arguments.out}")
 
 
-def _build_benchmark(arguments, settings: dict) -> dict:
-    from xclip_jax.data import catalog
-    from xclip_jax.data.build import build_benchmark
+def _build_benchmark(arguments, settings: dict) -> dict | None:
+    """Returns the manifest, or None of a dry run."""
+    from xclip_jax import config_loader
+    from xclip_jax.data import catalog, coverage
 
     for name in ("annotations", "videos"):
         if not getattr(arguments, name):
             raise ValueError(f"build {arguments.name} needs --{name} FOLDER.")
     benchmark = catalog.read(arguments.name, arguments.annotations)
-    source = str(arguments.annotations)
-    return build_benchmark(benchmark, arguments.videos, arguments.out, source=source, **settings)
+    # The longest caption that the data set's published recipe takes in whole.
+    max_words = config_loader.load(arguments.name).data.max_words
+    counting = {"max_words": max_words, "count_tokens": _token_counter(arguments.vocab, max_words)}
+    if arguments.dry_run:
+        paths = catalog.find(benchmark, Path(arguments.videos))
+        covered = coverage.cover(benchmark, paths, **counting, workers=arguments.workers)
+        print(coverage.table(covered))
+        return None
+    from xclip_jax.data.build import build_benchmark
+
+    return build_benchmark(
+        benchmark,
+        arguments.videos,
+        arguments.out,
+        source=str(arguments.annotations),
+        **counting,
+        **settings,
+    )
+
+
+def _token_counter(vocab: str | None, max_words: int) -> Callable | None:
+    """Returns a function that counts the tokens of captions, up to one more than `max_words`;
+    None where no vocabulary is at hand: a survey fetches none."""
+    from xclip_jax import tokenizer
+
+    cache = Path.home() / ".cache" / "xclip_jax"
+    cached = any((cache / name).is_file() for name in tokenizer.NAMES)
+    if not (vocab or cached or os.environ.get(tokenizer.VARIABLE)):
+        return None
+    words = tokenizer.load(tokenizer.find_vocab(vocab))
+    return lambda texts: words(texts, max_words + 1)[1].sum(axis=1)
 
 
 def _build_list(arguments, settings: dict) -> dict:
