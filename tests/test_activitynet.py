@@ -4,9 +4,19 @@ import json
 import zipfile
 
 import pytest
+import tensorflow_datasets as tfds
 
 from xclip_jax.data import catalog
+from xclip_jax.data.activitynet import activitynet_dataset_builder
 from xclip_jax.data.activitynet.annotations import read, window
+
+
+class ActivitynetTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's checks of a builder: it builds the dummy data and reads them back."""
+
+    DATASET_CLASS = activitynet_dataset_builder.Builder
+    EXAMPLE_DIR = activitynet_dataset_builder.Builder.pkg_dir_path / "dummy_data"
+    SPLITS = {"videos": 3}  # noqa: RUF012 (TFDS's own form)
 
 
 def entry(*sentences, duration=9.5):

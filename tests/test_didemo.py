@@ -4,10 +4,21 @@ import csv
 import json
 
 import pytest
+import tensorflow_datasets as tfds
 
 from xclip_jax.data import catalog, lookup
 from xclip_jax.data.benchmark import videos
+from xclip_jax.data.didemo import didemo_dataset_builder
 from xclip_jax.data.didemo.annotations import read
+
+
+class DidemoTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's checks of a builder: it builds the dummy data and reads them back."""
+
+    DATASET_CLASS = didemo_dataset_builder.Builder
+    EXAMPLE_DIR = didemo_dataset_builder.Builder.pkg_dir_path / "dummy_data"
+    SPLITS = {"videos": 3}  # noqa: RUF012 (TFDS's own form)
+
 
 A, B, C, D = "1@N_2_aa.mov", "1@N_3_bb.mp4", "1@N_4_cc.", "1@N_5_dd.avi"
 
@@ -92,6 +103,7 @@ def test_all_that_is_wrong_is_reported_together(tmp_path):
     rows = [says(A, "fine"), {"video": B}, says("", "x"), says(B, " "), "text"]
     write(tmp_path, {"val": [C, C], "test": ["1@N_5_dd.avi", "1@N_5_dd"]}, train=rows, test={})
     (tmp_path / "train_list.txt").write_bytes(b"\xe9\n")
+    (tmp_path / "quote.tsv").write_text('"never closed ' + 200_000 * "x")
 
     with pytest.raises(ValueError) as caught:
         read(tmp_path)
@@ -102,6 +114,7 @@ def test_all_that_is_wrong_is_reported_together(tmp_path):
         "train_data.json entry 4, 1@N_3_bb.mp4: no description, or an empty one",
         "train_data.json entry 5: no video",
         "train_list.txt is not text in UTF-8",
+        "quote.tsv is no table, line 1: field larger",
         "more than once",
         "1@N_5_dd.avi there twice",
         "test_data.json: expected a list",

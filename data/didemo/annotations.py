@@ -91,7 +91,11 @@ def _rows(source: Source, name: str):
     if _suffix(name) == ".tsv":  # text and video, as Region Learner has it, commas in between
         lines = io.StringIO(annotation_files.read_text(source), newline="")
         table = csv.reader(lines, delimiter="\t")
-        return [{"video": row[1], "text": row[0].rstrip(", ")} for row in table if len(row) == 2]
+        try:
+            rows = [row for row in table if len(row) == 2]
+        except csv.Error as error:
+            raise ValueError(f"{source} is no table, line {table.line_num}: {error}.") from None
+        return [{"video": video, "text": text.rstrip(", ")} for text, video in rows]
     return captions.read_json(source)
 
 
@@ -155,10 +159,6 @@ def _notes(split: str, listed: dict, members: dict, used: dict, sources: dict) -
     if rest := [video for video in names if stem(video) not in listed]:
         notes.append(f"{data}: {len(rest)} videos are not in {split}_list.txt and left out")
     return notes
-
-
-def _rank(name: str) -> int:
-    return SUFFIXES.index(_suffix(name))
 
 
 def _suffix(name: str) -> str:
