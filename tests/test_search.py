@@ -99,7 +99,6 @@ def test_features_equal_those_of_the_shards_up_to_jpeg_loss(trained, encoders, i
         encoders,
         trained.params,
         shards,
-        trained.tokenizer,
         trained.intake,
         batch_size=8,
         progress=False,
