@@ -186,6 +186,10 @@ def benchmark(
     config.data.max_words, config.data.max_frames = words, frames
     config.model.arch = arg.arch
     config.model.head = arg.head or HEADS[arg.model]
+    config.data.frame_policy = "clip4clip_1fps"
+    if arg.model == "clip2video":  # it reads folders of 5 frames a second: another build
+        config.data.dir += "_5fps"
+        config.data.frame_policy, config.data.frame_jitter = "native_5fps", True
     config.reference_gpus = gpus
     config.eval_every_steps = None  # the references evaluate after each epoch
     if arg.model == "xclip":

@@ -5,7 +5,7 @@ xclip-jax download clip:ViT-B/32
 xclip-jax train --config msrvtt --from-clip ViT-B-32.pt --workdir runs/msrvtt
 xclip-jax train --config msrvtt:arch=vit_b16 ...
 xclip-jax train --config msrvtt:split=7k,model=clip4clip,head=seqTransf ...
-xclip-jax train --config msrvtt:split=full,model=clip2video ...
+xclip-jax train --config msrvtt:split=full,model=clip2video ...  on a build of --policy native_5fps
 xclip-jax train --config msrvtt --config.select_on=test ...  as the published numbers were chosen
 xclip-jax train --config msrvtt --config.select_on=val --config.data.held_out=500 ...
 
@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns a recipe; `arg` may set split=9k|7k|full|1kb, model=, arch=, head=, optimizer=,
     smoke."""
     arg = common.parse_arg(arg, split="9k", **common.RECIPE)
-    return common.benchmark(
+    config = common.benchmark(
         arg,
         "msrvtt",
         splits=common.choose("split", arg.split, SPLITS),
@@ -62,3 +62,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         batches={"vit_b32": (300, 40), "vit_b16": (80, 40)},
         gpus=4,
     )
+    if arg.model == "clip2video":
+        config.data.frame_divisor = 2
+    return config

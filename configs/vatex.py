@@ -1,6 +1,6 @@
 """VATEX: about 29,000 clips of 10 s, 10 English captions each, all of which are evaluated.
 
-xclip-jax build vatex --annotations DIR --videos DIR --out shards/vatex
+xclip-jax build vatex --annotations DIR --videos DIR --policy native_5fps --out shards/vatex_5fps
 xclip-jax download clip:ViT-B/32
 xclip-jax train --config vatex:model=clip2video --from-clip ViT-B-32.pt --workdir runs/vatex
 xclip-jax train --config vatex:model=clip2video,split=random ...

@@ -56,6 +56,7 @@ def assert_shared(config) -> None:
     assert (rates.name, rates.learning_rate, rates.clip_multiplier) == ("bertadam", 1e-4, 1e-3)
     assert (rates.warmup_fraction, rates.weight_decay, rates.freeze_layers) == (0.1, 0.2, 0)
     assert (config.seed, config.model.linear_patch, config.data.slice_position) == (42, "2d", 2)
+    assert (config.data.train_frame_order, config.data.eval_frame_order) == (0, 0)
     assert config.model.temporal_layers == 4
 
 
@@ -71,6 +72,8 @@ def test_xclips_ten_recipes_are_those_of_its_scripts(row):
     assert (config.epochs, config.batch_size, config.eval_batch_size) == (epochs, batch, eval_batch)
     assert (config.data.max_words, config.data.max_frames) == (words, frames)
     assert config.reference_gpus == gpus and config.eval_every_steps is None
+    assert (config.data.frame_policy, config.data.frame_divisor) == ("clip4clip_1fps", 1)
+    assert not config.data.frame_jitter
     assert train.epoch_steps(config, pairs) == steps
     assert train.total_steps(config, pairs) == steps * epochs
 
@@ -98,7 +101,7 @@ def test_clip4clip_has_meanp_unless_another_head_is_asked_for():
 
 @pytest.mark.parametrize("row", CLIP2VIDEO, ids=lambda row: row[0])
 def test_clip2videos_recipes_are_those_of_its_test_scripts(row):
-    spec, _divisor, centers = row
+    spec, divisor, centers = row
 
     config = config_loader.load(spec)
 
@@ -108,6 +111,9 @@ def test_clip2videos_recipes_are_those_of_its_test_scripts(row):
     assert (config.model.centers, config.model.center_weight) == (centers, 0.5)
     assert (config.data.max_words, config.data.max_frames) == (32, 12)
     assert (config.batch_size, config.eval_batch_size) == (128, 64)
+    data = config.data
+    assert (data.frame_policy, data.frame_divisor) == ("native_5fps", divisor)
+    assert data.frame_jitter and data.dir.endswith("_5fps")
 
 
 @pytest.mark.parametrize("row", SPLITS, ids=lambda row: row[0])
