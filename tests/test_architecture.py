@@ -44,7 +44,10 @@ MAY_IMPORT = {
     "data": {"data", "video", "frames", "frame_policy"},
 }
 # Those on top: each may import all of the above but data, and those on top before it.
-ON_TOP = ("config_loader", "workdir", "transfer", "evaluate", "progress", "train", "search")
+ON_TOP = (
+    *("config_loader", "holdout", "protocol", "workdir", "transfer"),
+    *("evaluate", "progress", "train", "search"),
+)
 COMMANDS = (
     "report",
     "demo",

@@ -24,6 +24,8 @@ EXAMPLES = """examples:
   xclip-jax export runs/mine --to huggingface
 """
 
+CHECKPOINT = "selected (default: as the run's select_on has it), last, best (by t2v/r1) or a step"
+
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a line on stderr where the input is at fault."""
@@ -90,7 +92,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--data", help="shards (default: those of training)")
     evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
-    evaluate.add_argument("--checkpoint", default="last", help="last, best or a step")
+    evaluate.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     evaluate.add_argument(
         "--ties",
         default="average",
@@ -108,7 +110,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("--workdir", required=True, help="folder of the run")
     search.add_argument("--videos", required=True, help="folder of clips")
     search.add_argument("--features", help="file for the clips' features (default: in the workdir)")
-    search.add_argument("--checkpoint", default="last", help="last, best or a step")
+    search.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
     cli_weights.add(command)
@@ -141,7 +143,7 @@ def _train(arguments) -> None:
 
 
 def _eval(arguments) -> None:
-    from xclip_jax import evaluate, metrics, workdir
+    from xclip_jax import evaluate, metrics, protocol, workdir
     from xclip_jax.records import Shards
 
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
@@ -161,13 +163,15 @@ def _eval(arguments) -> None:
         ties=arguments.ties,
         progress=sys.stderr.isatty(),
     )
-    print(
-        f"{folder}, split {split}: {len(shards)} videos,"
-        f" {int(shards.captions_per_video.sum())} captions; step {trained.step}"
-        f" ({arguments.checkpoint}); ties {arguments.ties}; no post-processing"
+    stands_for = protocol.evaluation(
+        shards,
+        trained.trained_on,
+        step=trained.step,
+        chosen=trained.chosen,
+        ties=arguments.ties,
     )
-    print(metrics.table(scores))
-    print(json.dumps({"split": split, "step": trained.step, "ties": arguments.ties} | scores))
+    print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
+    print(json.dumps(scores | {"protocol": stands_for}))
 
 
 def _search(arguments) -> None:

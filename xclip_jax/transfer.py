@@ -153,7 +153,7 @@ def _at_home(name: str, sizes: dict, found: Found):
     return models.create(name, **sizes | {key: min(sizes[key], n) for key, n in longest.items()})
 
 
-def export(folder: Path | str, to: str, out: Path | str, which: str = "last") -> list[Path]:
+def export(folder: Path | str, to: str, out: Path | str, which: str = "selected") -> list[Path]:
     """Writes a run's weights by the names of `to` into the folder `out`; returns the files.
 
     `pytorch` is the whole model as the references' state dicts have it, `openai` and
