@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "losses": {"frames"},
     "torch_pickle": set(),
     "torch_file": {"torch_pickle"},
-    "records": {"frames", "frame_policy"},
+    "remote": set(),
+    "records": {"frames", "frame_policy", "remote"},
+    "doctor": {"frames", "records"},
+    "contact_sheet": {"frames", "records"},
     "sharding": set(),
     "models": {"models", "losses", "sharding", "frames"},  # of frames, a pixel's mean and deviation
     "input": {"records", "frames", "frame_policy", "tokenizer", "sharding"},
@@ -41,7 +44,7 @@ MAY_IMPORT = {
     "download": {"weight_formats"},
     "convert": {"models", "checkpoint", "torch_file"},
     "configs": {"configs"},
-    "data": {"data", "video", "frames", "frame_policy"},
+    "data": {"data", "video", "frames", "frame_policy", "remote"},
 }
 # Those on top: each may import all of the above but data, and those on top before it.
 ON_TOP = (
@@ -52,6 +55,7 @@ COMMANDS = (
     "report",
     "demo",
     "cli_build",
+    "cli_shards",
     "cli_weights",
     "cli",
     "__main__",
@@ -61,7 +65,10 @@ for name in ON_TOP + COMMANDS:
 
 WITHOUT_JAX = {
     "data",
+    "remote",
     "records",
+    "doctor",
+    "contact_sheet",
     "frames",
     "frame_policy",
     "video",

@@ -1,4 +1,4 @@
-"""The command line: `xclip-jax demo | build | train | eval | search | convert | export | download`.
+"""The command line: `xclip-jax demo | build | doctor | train | eval | search | ...`.
 
 A user's mistake, a ValueError or FileNotFoundError from anywhere below, becomes one line without a
 traceback. Imports stand in the commands, so that `--help` answers at once.
@@ -11,14 +11,16 @@ import sys
 import zlib
 from pathlib import Path
 
-from xclip_jax import cli_build, cli_weights
+from xclip_jax import cli_build, cli_shards, cli_weights
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
   xclip-jax build jsonl --captions clips.jsonl --out shards/mine
+  xclip-jax doctor shards/mine                      look for damage, draw some frames
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+  xclip-jax compress videos --out videos-small      where disk or network is scarce
   xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
   xclip-jax convert pytorch_model.bin.4 --out runs/released
   xclip-jax export runs/mine --to huggingface
@@ -69,6 +71,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     demo.add_argument("--out", default="demo", help="folder for all of it (default: demo)")
 
     cli_build.add(command)
+    cli_shards.add(command)
 
     train = command(
         "train",
