@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from xclip_jax.data import lookup
+from xclip_jax.data import catalog, lookup
 from xclip_jax.data.lookup import find
 
 
@@ -116,3 +116,15 @@ def test_didemo_names_that_differ_in_the_suffix_only_find_their_own_file(tmp_pat
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No folder of videos .*nowhere"):
         find(tmp_path / "nowhere", ["a"])
+
+
+@pytest.mark.parametrize("name, clips", [("msvd", 13), ("msrvtt", 1), ("activitynet", 2)])
+def test_the_real_clips_are_found_under_their_official_ids(shared, name, clips):
+    (annotations,) = (shared / "data/annotations").glob(f"{name}-*")
+    folder = shared / f"data/videos/{name}-videos"
+
+    found = catalog.find(catalog.read(name, annotations), shared / "data/videos")
+
+    assert len(found) == clips
+    assert {path.parent for path in found.values()} == {folder}
+    assert all(path.stem == video_id for video_id, path in found.items())
