@@ -132,7 +132,7 @@ def resample(times: np.ndarray, rate: int, *, last: float) -> np.ndarray:
     is taken, as CLIP2Video's frame folders have it (parity).
 
     Args:
-        times: ascending, from 0.
+        times: ascending, from the start of the file.
         rate: of the output, in frames a second.
         last: how long the last frame is shown.
     """

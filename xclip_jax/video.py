@@ -95,7 +95,7 @@ def probe(path: str | Path) -> tuple[int, float]:
 
 
 def _times(path: str | Path, fps: float) -> np.ndarray:
-    """Returns the second at which each frame is shown, from the packets alone."""
+    """Returns the second of the file at which each frame is shown, from the packets alone."""
     times = []
     with _open(path) as container:
         stream = _video_stream(container, path)
@@ -104,10 +104,10 @@ def _times(path: str | Path, fps: float) -> np.ndarray:
                 if packet.size and not packet.is_discard and len(times) < MAX_DECODED_FRAMES:
                     times.append(packet.pts)
         base = float(stream.time_base)
+        start = (container.start_time or 0) / av.time_base  # of the file: sound may come first
     if not times or None in times:
         return np.arange(len(times)) / fps
-    times = np.sort(np.array(times, float)) * base
-    return times - times[0]
+    return np.sort(np.array(times, float)) * base - start
 
 
 def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Image, float]]:
