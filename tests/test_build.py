@@ -231,7 +231,7 @@ def test_splits_share_the_frames_of_a_video_and_keep_their_own_captions(tmp_path
             "val": {"v2": ["e"], "v1": ["d", "f"], "v0": ["b"]},
         },
         {"train": (2, 5), "val": (3, 5)},
-        {"v2": (1, 1)},
+        {"v2": (1, 2)},
         notes=("a note",),
     )
 

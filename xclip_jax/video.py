@@ -105,8 +105,10 @@ def _times(path: str | Path, fps: float) -> np.ndarray:
                     times.append(packet.pts)
         base = float(stream.time_base)
         start = (container.start_time or 0) / av.time_base  # of the file: sound may come first
-    if not times or None in times:
-        return np.arange(len(times)) / fps
+        counted = container.format.name == "avi" or not times or None in times
+        delay = bool(stream.codec_context.has_b_frames)
+    if counted:  # AVI stores no times: ffmpeg counts, and a decoder that reorders is one behind
+        return (np.arange(len(times)) + delay) / fps
     return np.sort(np.array(times, float)) * base - start
 
 
