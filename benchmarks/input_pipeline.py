@@ -105,7 +105,9 @@ def stages(shards: Shards, tokenizer, intake: pipeline.Intake) -> dict[str, floa
         read = clock()
         record = shards[i]
         parsed = clock()
-        _, mask = pipeline.load_frames(record.frames, intake)
+        _, mask = pipeline.load_frames(
+            record.frames, intake, intake.evaluation, stored="", rng=np.random.default_rng(0)
+        )
         decoded = clock()
         tokenizer(record.captions[:1], intake.max_words)
         spent["read"] += read - start

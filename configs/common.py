@@ -15,13 +15,19 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 42  # the references'
     config.epochs = 5.0
+    # GPUs of the reference, whose sampler repeats pairs until they can be shared out evenly: a few
+    # steps more an epoch. 1 repeats none.
+    config.reference_gpus = 1
     config.batch_size = 128  # of the whole run, however many devices share it
     config.eval_batch_size = 64
     config.fsdp = 1  # devices that share each parameter; 1 keeps all of them on each
+    config.eval_every_steps = placeholder(int)  # None: once an epoch
     config.eval_every_steps = 500
     config.save_every_steps = 500
     config.report_every_steps = 20
     config.keep_checkpoints = 2  # the latest ones; the best by t2v/r1 is kept beside them
+    # Which checkpoint the run is judged by: the last, or the best by t2v/r1 on val or on test.
+    config.select_on = "last"
 
     config.init = ml_collections.ConfigDict()
     config.init.clip = ""  # a CLIP's weight file to start from; train --from-clip FILE
@@ -33,11 +39,20 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.data.dir = ""  # the folder that `xclip-jax build` wrote
     config.data.train_split = "train"
     config.data.eval_split = "test"
+    config.data.val_split = ""  # for select_on=val, where a data set has one
+    config.data.held_out = 0  # training videos to hold out as val, where it has none
     config.data.twin_split = ""  # the evaluation clips played backwards, where a data set has them
     config.data.vocab = ""  # a vocabulary file; searched for where empty
     config.data.max_words = 32
     config.data.max_frames = 12
+    # Which frames the shards must be able to give: clip4clip_1fps, native_5fps, uniform_12 and
+    # their like; empty for all that are stored.
+    config.data.frame_policy = ""
+    config.data.frame_divisor = 1  # one frame in so many, CLIP2Video's feature_framerate
+    config.data.frame_jitter = False  # moves frames at random in training, as CLIP2Video does
     config.data.slice_position = 2  # of more frames: 0 the first, 1 the last, 2 evenly spread
+    config.data.train_frame_order = 0  # 0 as they are, 1 reversed, 2 shuffled by config.seed
+    config.data.eval_frame_order = 0
 
     config.model = ml_collections.ConfigDict()
     config.model.name = model
@@ -126,6 +141,80 @@ def parse_arg(arg: str, **defaults) -> SimpleNamespace:
                 f"config argument {item!r}: expected {key}=<{kind.__name__}>."
             ) from None
     return SimpleNamespace(**values)
+
+
+# What every benchmark's config takes; a head left out is that of the model's published recipe.
+RECIPE = {"model": "xclip", "arch": "vit_b32", "head": "", "optimizer": "", "smoke": False}
+HEADS = {"xclip": "seqTransf", "clip4clip": "meanP", "clip2video": "seqTransf"}
+
+
+def choose(key: str, value: str, choices: dict):
+    """Returns what a config argument stands for."""
+    if value not in choices:
+        raise ValueError(f"config argument {key}={value}: expected {' or '.join(choices)}.")
+    return choices[value]
+
+
+def benchmark(
+    arg: SimpleNamespace,
+    name: str,
+    *,
+    splits: tuple[str, str, str],
+    words: int,
+    frames: int,
+    epochs: int,
+    batches: dict[str, tuple[int, int]],
+    gpus: int,
+) -> ml_collections.ConfigDict:
+    """Returns a published recipe (SPEC 13) on a benchmark, for weights that come from CLIP's.
+
+    Args:
+        arg: the parsed argument, `RECIPE` and more.
+        name: of the data set.
+        splits: to train on, to choose a checkpoint on ("" where that would be test), to test on.
+        words, frames: the most of a text and of a video.
+        epochs: X-CLIP's; CLIP4Clip has 5 everywhere, CLIP2Video's are unknown and 5 here.
+        batches: X-CLIP's training and evaluation batch by architecture; CLIP4Clip's are 128 and
+            16 everywhere, CLIP2Video's 128 and 64.
+        gpus: how many the recipe ran on.
+    """
+    config = get_config(arg.model)
+    config.data.dir = f"shards/{name}"
+    config.data.train_split, config.data.val_split, config.data.eval_split = splits
+    # Never on test unless asked to: X-CLIP chooses on val, which for some data sets is test.
+    config.select_on = "val" if config.data.val_split else "last"
+    config.data.max_words, config.data.max_frames = words, frames
+    config.model.arch = arg.arch
+    config.model.head = arg.head or HEADS[arg.model]
+    config.data.frame_policy = "clip4clip_1fps"
+    if arg.model == "clip2video":  # it reads folders of 5 frames a second: another build
+        config.data.dir += "_5fps"
+        config.data.frame_policy, config.data.frame_jitter = "native_5fps", True
+    config.reference_gpus = gpus
+    config.eval_every_steps = None  # the references evaluate after each epoch
+    if arg.model == "xclip":
+        config.epochs = epochs
+        config.batch_size, config.eval_batch_size = batches.get(arg.arch, batches["vit_b16"])
+    else:
+        config.batch_size = 128
+        config.eval_batch_size = 16 if arg.model == "clip4clip" else 64
+    if arg.optimizer:
+        tune(config, arg.optimizer)
+    if arg.optimizer == "bertadam_fp16":
+        _as_on_gpus(config, gpus)
+    if arg.smoke:
+        shrink(config)
+        config.epochs = 0.002
+    return config.lock()
+
+
+def _as_on_gpus(config: ml_collections.ConfigDict, gpus: int) -> None:
+    """Sets what the references' number of GPUs changes beside speed (SPEC 6): with float16 on, all
+    of the regime in which the published numbers were reached."""
+    if config.model.head == "tightTransf":
+        config.model.negative_groups = gpus
+    elif config.model.name != "clip2video":  # it was released without a trainer
+        config.optimizer.encoder_gradient_scale = 1 / gpus
 
 
 def tune(config: ml_collections.ConfigDict, optimizer: str) -> None:

@@ -4,7 +4,6 @@ A build that is killed goes on where it was; the manifest comes last, so that a 
 is whole.
 """
 
-import collections
 import contextlib
 import hashlib
 import importlib.metadata
@@ -13,54 +12,118 @@ import json
 import os
 import re
 import shutil
-import struct
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from xclip_jax import frames
-from xclip_jax.data.clips import Clip, decode, fingerprint, problems, several
+from xclip_jax import frame_policy, frames
+from xclip_jax.data import benchmark as benchmarks
+from xclip_jax.data import catalog, coverage, disk, index
+from xclip_jax.data.benchmark import Benchmark
+from xclip_jax.data.clips import Clip, decode, fingerprint, of_benchmark, problems, several
 from xclip_jax.data.shard_builder import ShardBuilder
 from xclip_jax.version import __version__
 
-FORMAT = 1
+FORMAT = 2  # 1 had frames once a split, not once a video
 
 
-def build(
-    clips: list[Clip],
+def build(clips: list[Clip], out: str | Path, *, name: str, source: str = "", **settings) -> dict:
+    """Writes shards of anybody's own clips into `out`; returns the manifest.
+
+    Args:
+        clips: what to build from; the reader's order is this one within each split.
+        out: the folder, which `records.Shards` then reads.
+        name: the beginning of the shards' names.
+        source: where the clips come from, for the manifest.
+        settings: as `build_benchmark` takes them.
+    """
+    clips = list(clips)
+    if found := problems(clips):
+        raise ValueError(f"These clips cannot be built: {several(found)}.")
+    splits = {clip.split: {} for clip in clips}
+    for clip in clips:
+        splits[clip.split][clip.video_id] = list(clip.captions)
+    windows = {clip.video_id: (clip.start, clip.end) for clip in clips}
+    benchmark = Benchmark(name, splits, {}, windows)
+    paths = {clip.video_id: clip.path for clip in clips}
+    with disk.needed(Path(out)):
+        return _build(benchmark, paths, out, source=source, **settings)
+
+
+def build_benchmark(
+    benchmark: Benchmark,
+    video_root: str | Path,
     out: str | Path,
     *,
-    name: str,
+    max_words: int = 32,
+    count_tokens: Callable[[list[str]], Iterable[int]] | None = None,
+    **settings,
+) -> dict:
+    """Writes shards of a benchmark whose videos lie below `video_root`; returns the manifest.
+
+    What is there and what is missing is printed first, and noted in the manifest.
+
+    Args:
+        benchmark: what the data set's reader gave.
+        video_root: searched by the names that the data set's files answer to.
+        out: the folder, which `records.Shards` then reads.
+        max_words, count_tokens: as `coverage.cover` takes them.
+        settings: as `_build` takes them: policy, short_side, workers, allow_missing, source,
+            vocab.
+    """
+    _check(benchmark.name, settings.get("policy", frame_policy.DEFAULT), settings.get("vocab"))
+    paths = catalog.find(benchmark, Path(video_root))
+    workers = settings.get("workers")
+    covered = coverage.cover(
+        benchmark, paths, max_words=max_words, count_tokens=count_tokens, workers=workers
+    )
+    print(coverage.table(covered), flush=True)
+    # The videos that are left out stand under "skipped" with their reasons.
+    facts = {key: covered[key] for key in covered if key not in ("missing", "unreadable", "notes")}
+    with disk.needed(Path(out)):
+        return _build(benchmark, paths, out, facts={"coverage": facts}, **settings)
+
+
+def _build(
+    benchmark: Benchmark,
+    paths: dict[str, Path],
+    out: str | Path,
+    *,
+    policy: str = frame_policy.DEFAULT,
     short_side: int = 224,
-    rate: int = 1,
     workers: int | None = None,
     allow_missing: bool = False,
     source: str = "",
     vocab: str | Path | None = None,
+    facts: dict | None = None,
 ) -> dict:
     """Writes shards, indices and manifest into `out`, which `records.Shards` then reads.
 
+    Frames are stored once a video; every split has an index into them, with its own captions.
+
     Args:
-        clips: what to build from; the reader's order is this one within each split.
+        benchmark: the splits, in the order to be read in.
+        paths: video id -> file; videos without one are skipped as missing.
         out: the folder; unfinished work lies in its `.work` and is taken up by the next build.
-        name: the beginning of the shards' names.
+        policy: which frames to store, a name that `frame_policy` knows.
         short_side: the pixels of each frame's shorter side.
-        rate: frames to keep of each second, 0 for all.
         workers: decoding processes; by default one a core.
-        allow_missing: builds even if more than 1 % of the clips have to be skipped.
-        source: where the clips come from, for the manifest.
+        allow_missing: builds even if more than 1 % of the videos have to be skipped.
+        source: where it all comes from, for the manifest.
         vocab: a vocabulary file to lay beside the shards.
+        facts: more to note in the manifest.
 
     Returns:
         The manifest.
     """
-    out, clips = Path(out), list(clips)
-    _check(clips, name, vocab)
-    policy = {"rate": rate, "short_side": short_side}
-    identity = _identity(clips, policy, [name, source, vocab and _sha256(vocab)])
+    out, settings = Path(out), {"policy": policy, "short_side": short_side}
+    clips = of_benchmark(benchmark, paths)
+    _check(benchmark.name, policy, vocab)
+    identity = _identity(benchmark, clips, settings, [source, vocab and _sha256(vocab)])
     old = _read_manifest(out)
     if old.get("fingerprint") == identity:
         print(f"{out}: already built from these clips with these settings.", file=sys.stderr)
@@ -68,36 +131,35 @@ def build(
 
     work = out / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    decoded, skipped = decode(clips, work, **policy, workers=workers, allow_missing=allow_missing)
-    kept = _by_split(clips, decoded)
-    written = _write(name, decoded, work / "shards")
-    for split, members in kept.items():
-        _write_index(written, split, [clip for clip, _ in members])
+    decoded, skipped = decode(clips, work, **settings, workers=workers, allow_missing=allow_missing)
+    stored = {clip.video_id: clip.captions for clip, _ in decoded}
+    splits = _present(benchmark, stored)
+    written = _write(benchmark.name, decoded, work / "shards")
+    index.write(written, splits, stored)
     if vocab:
         shutil.copyfile(vocab, written / Path(vocab).name)
-    official = collections.Counter(clip.split for clip in clips)
     manifest = {
         "format": FORMAT,
-        "name": name,
+        "name": benchmark.name,
         "source": source,
         "fingerprint": identity,
         "frame_policy": {
-            "name": f"clip4clip_{rate}fps",
-            **policy,
+            "name": policy,
+            "short_side": short_side,
             "jpeg_quality": frames.JPEG_QUALITY,
             "jpeg_subsampling": frames.JPEG_SUBSAMPLING,
         },
         "versions": _versions(),
-        "splits": {
-            split: {
-                "official": official[split],
-                "present": len(members),
-                "captions": sum(len(clip.captions) for clip, _ in members),
-            }
-            for split, members in kept.items()
-        },
+        "splits": {split: _counts(benchmark, split, members) for split, members in splits.items()},
+        "videos": len(decoded),
+        "notes": list(benchmark.notes),
+        **(facts or {}),
         "vocab": Path(vocab).name if vocab else None,
-        "skipped": skipped,
+        "skipped": [
+            line
+            | {"splits": [s for s, members in benchmark.splits.items() if line["id"] in members]}
+            for line in skipped
+        ],
         "ended_early": _ended_early(decoded),
         "sha256": {path.name: _sha256(path) for path in tqdm(sorted(written.iterdir()), "check")},
     }
@@ -106,31 +168,46 @@ def build(
     return manifest
 
 
-def _check(clips: list[Clip], name: str, vocab: str | Path | None) -> None:
+def _check(name: str, policy: str, vocab: str | Path | None) -> None:
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(f"name={name!r}: give small letters, digits and _, a letter first.")
-    if found := problems(clips):
-        raise ValueError(f"These clips cannot be built: {several(found)}.")
+    frame_policy.parse(policy)
     if vocab and not Path(vocab).is_file():
         raise FileNotFoundError(f"No vocabulary file {vocab}.")
 
 
-def _identity(clips: list[Clip], policy: dict, rest: list) -> str:
+def _identity(benchmark: Benchmark, clips: list[Clip], settings: dict, rest: list) -> str:
     """Returns a fingerprint of all that the shards are made of."""
-    identity = hashlib.sha256(json.dumps([FORMAT, policy, rest]).encode())
+    identity = hashlib.sha256(json.dumps([FORMAT, settings, rest, benchmark.name]).encode())
     for clip in clips:
-        made_of = [fingerprint(clip, **policy), clip.video_id, clip.split, clip.captions]
-        identity.update(json.dumps(made_of).encode())
+        identity.update(json.dumps([fingerprint(clip, **settings), *clip[2:]]).encode())
+    for part in (benchmark.splits, benchmark.official, benchmark.notes):
+        identity.update(json.dumps(part).encode())
     return identity.hexdigest()
 
 
-def _by_split(clips: list[Clip], decoded: list) -> dict[str, list]:
-    kept = {clip.split: [] for clip in clips}
-    for clip, path in decoded:
-        kept[clip.split].append((clip, path))
+def _present(benchmark: Benchmark, stored: dict) -> dict[str, dict[str, list[str]]]:
+    """Returns the splits without the videos that were skipped."""
+    kept = {
+        split: {video_id: texts for video_id, texts in members.items() if video_id in stored}
+        for split, members in benchmark.splits.items()
+    }
     if empty := [split for split, members in kept.items() if not members]:
         raise ValueError(f"Every clip of {', '.join(empty)} had to be skipped: nothing to write.")
     return kept
+
+
+def _counts(benchmark: Benchmark, split: str, present: dict[str, list[str]]) -> dict:
+    """Returns a split's line of the manifest; complete is what the published protocol has."""
+    official = benchmark.official.get(split)
+    count = benchmarks.count(present)
+    return {
+        "official": official and list(official),
+        "listed": len(benchmark.splits[split]),
+        "present": count[0],
+        "captions": count[1],
+        "complete": official is not None and tuple(official) == count,
+    }
 
 
 def _write(name: str, decoded: list, folder: Path) -> Path:
@@ -147,30 +224,6 @@ def _write(name: str, decoded: list, folder: Path) -> Path:
     finally:
         tfds.display_progress_bar(True)
     return Path(builder.data_dir)
-
-
-def _write_index(folder: Path, split: str, clips: list[Clip]) -> None:
-    """Saves where each record of a split lies, in the order of the clips."""
-    files = sorted(folder.glob(f"*-{split}.tfrecord-*"))
-    shard, offset, length = [], [], []
-    for i, path in enumerate(files):
-        with open(path, "rb") as file:
-            while header := file.read(8):
-                shard.append(i)
-                offset.append(file.tell() - 8)
-                length.append(struct.unpack("<Q", header)[0])
-                file.seek(length[-1] + 8, os.SEEK_CUR)  # a checksum before the data, one behind
-    if len(shard) != len(clips):
-        raise RuntimeError(f"{len(shard)} records written for {len(clips)} clips of {split}.")
-    np.savez(
-        folder / f"index_{split}.npz",
-        files=np.array([path.name for path in files]),
-        shard=np.array(shard, np.int32),
-        offset=np.array(offset, np.int64),
-        length=np.array(length, np.int64),
-        captions=np.array([len(clip.captions) for clip in clips], np.int32),
-        video_id=np.array([clip.video_id for clip in clips]),
-    )
 
 
 def _ended_early(decoded: list) -> list[dict]:

@@ -8,14 +8,9 @@ worker processes start without TensorFlow Datasets.
 import collections
 import hashlib
 import json
-import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +21,9 @@ import PIL
 from tqdm import tqdm
 
 from xclip_jax import frames, video
+from xclip_jax.data import index
+from xclip_jax.data.benchmark import Benchmark, videos
+from xclip_jax.data.processes import parallel
 
 MAX_SKIPPED = 0.01
 # A record must stay within what memory and protocol buffers can take.
@@ -33,14 +31,28 @@ MAX_CLIP_BYTES = 2**30
 
 
 class Clip(NamedTuple):
-    """One video, or a window of one in seconds, with its captions."""
+    """One video, or a window of one in seconds, with its captions; no path where it is missing."""
 
     video_id: str
-    path: Path
+    path: Path | None
     captions: list[str]
     start: float | None = None
     end: float | None = None
     split: str = "train"
+
+
+def of_benchmark(benchmark: Benchmark, paths: dict[str, Path]) -> list[Clip]:
+    """Returns every video of a benchmark once, with the captions of all its splits."""
+    return [
+        Clip(
+            video_id,
+            paths.get(video_id),
+            captions,
+            *benchmark.windows.get(video_id, (None, None)),
+            split=index.VIDEOS,
+        )
+        for video_id, captions in videos(benchmark).items()
+    ]
 
 
 def problems(clips: list[Clip]) -> list[str]:
@@ -69,15 +81,15 @@ def several(lines: list[str]) -> str:
     return "; ".join(lines[:10]) + rest
 
 
-def fingerprint(clip: Clip, *, rate: int, short_side: int) -> str | None:
+def fingerprint(clip: Clip, *, policy: str, short_side: int) -> str | None:
     """Returns a name for the clip's frames under these settings; None if its file is missing."""
     try:
         stat = Path(clip.path).stat()
-    except OSError:
+    except (OSError, TypeError):
         return None
     made_of = [
         [str(Path(clip.path).absolute()), stat.st_size, stat.st_mtime_ns, clip.start, clip.end],
-        [rate, short_side, frames.JPEG_QUALITY, frames.JPEG_SUBSAMPLING],
+        [policy, short_side, frames.JPEG_QUALITY, frames.JPEG_SUBSAMPLING],
         [av.__version__, PIL.__version__],
     ]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
@@ -96,7 +108,7 @@ def decode(
     clips: list[Clip],
     work: Path,
     *,
-    rate: int,
+    policy: str,
     short_side: int,
     workers: int | None = None,
     allow_missing: bool = False,
@@ -105,23 +117,29 @@ def decode(
 
     Both keep the clips' order. More than 1 % skipped is an error unless `allow_missing`.
     """
-    names = [fingerprint(clip, rate=rate, short_side=short_side) for clip in clips]
+    names = [fingerprint(clip, policy=policy, short_side=short_side) for clip in clips]
     paths = [work / f"{name}.npz" if name else None for name in names]
     jobs = {
-        path: clip for clip, path in zip(clips, paths, strict=True) if path and not path.exists()
+        path: (clip, path, policy, short_side)
+        for clip, path in zip(clips, paths, strict=True)
+        if path and not path.exists()
     }
     wrong = {}
     with tqdm(total=len(clips), initial=len(clips) - len(jobs), desc="decode", unit="clip") as bar:
-        for path, problem in _parallel(jobs, (rate, short_side), workers or _cores()):
+        for path, problem in parallel(_decode, jobs, workers):
+            if isinstance(problem, BrokenProcessPool):
+                detail = "its decoding process died"
+                problem = str(video.VideoError(jobs[path][0].path, "unreadable", detail))
             if problem:
                 wrong[path] = problem
             bar.update()
     done, skipped = [], []
     for clip, path in zip(clips, paths, strict=True):
-        reason = wrong.get(path) if path else str(video.VideoError(clip.path, "missing"))
+        missing = video.VideoError(clip.path or clip.video_id, "missing")
+        reason = wrong.get(path) if path else str(missing)
         if reason:
             print(f"skipped {clip.video_id}: {reason}", file=sys.stderr)
-            skipped.append({"id": clip.video_id, "split": clip.split, "reason": reason})
+            skipped.append({"id": clip.video_id, "reason": reason})
         else:
             done.append((clip, path))
     if len(skipped) > MAX_SKIPPED * len(clips) and not allow_missing:
@@ -133,74 +151,11 @@ def decode(
     return done, skipped
 
 
-def _parallel(
-    jobs: dict[Path, Clip], settings: tuple[int, int], workers: int
-) -> Iterator[tuple[Path, str | None]]:
-    """Decodes each clip into its file; yields the file and what was wrong, None if nothing.
-
-    A clip that takes its process down (a crash in the decoder, no memory left) costs that clip
-    only: those under way at the time are tried again, each alone in a new process.
-    """
-    waiting = collections.deque(jobs)
-    while waiting:
-        suspects = []
-        with _pool(min(workers, len(waiting))) as pool:
-            running, broken = {}, False
-            while running or (waiting and not broken):
-                while waiting and not broken and len(running) < 2 * workers:
-                    try:
-                        task = pool.submit(_decode, jobs[waiting[0]], waiting[0], *settings)
-                    except BrokenProcessPool:
-                        broken = True
-                    else:
-                        running[task] = waiting.popleft()
-                for task in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
-                    path = running.pop(task)
-                    if isinstance(task.exception(), BrokenProcessPool):
-                        broken = True
-                        suspects.append(path)
-                    else:
-                        yield path, task.result()
-        for path in suspects:
-            with _pool(1) as pool:
-                task = pool.submit(_decode, jobs[path], path, *settings)
-                if isinstance(task.exception(), BrokenProcessPool):
-                    reason = ("unreadable", "its decoding process died")
-                    yield path, str(video.VideoError(jobs[path].path, *reason))
-                else:
-                    yield path, task.result()
-
-
-def _pool(workers: int) -> futures.ProcessPoolExecutor:
-    # Spawned, since a fork of a process that runs threads (JAX, ffmpeg) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    pool = futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
-        raise ValueError(
-            "The decoding processes do not start: a script that builds shards must do so below"
-            ' `if __name__ == "__main__":`.'
-        ) from None
-    return pool
-
-
-def _follow_parent() -> None:
-    """Ends this process when the one that started it is killed; it would wait for work forever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that waits for us
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _decode(clip: Clip, path: Path, rate: int, short_side: int) -> str | None:
+def _decode(clip: Clip, path: Path, policy: str, short_side: int) -> str | None:
     """Decodes one clip into its file, whole or not at all; returns what was wrong."""
     jpegs, timestamps, size = [], [], 0
     try:
-        planned = video.plan(clip.path, rate=rate, start=clip.start, end=clip.end)
+        planned = video.plan(clip.path, policy=policy, start=clip.start, end=clip.end)
         for image, time in video.decode(clip.path, planned):
             jpegs.append(frames.encode_jpeg(frames.resize_short_side(image, short_side)))
             timestamps.append(time)
@@ -213,18 +168,17 @@ def _decode(clip: Clip, path: Path, rate: int, short_side: int) -> str | None:
         detail = f"{type(error).__name__}: {error}"
         return str(video.VideoError(clip.path, "unreadable", detail))
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez(
-            file,
-            data=np.frombuffer(b"".join(jpegs), np.uint8),
-            lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
-            timestamps=np.array(timestamps, np.float32),
-            planned=len(planned),  # more than there are, if the data ended early
-        )
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            np.savez(
+                file,
+                data=np.frombuffer(b"".join(jpegs), np.uint8),
+                lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
+                timestamps=np.array(timestamps, np.float32),
+                planned=len(planned),  # more than there are, if the data ended early
+            )
+        os.replace(partial, path)
+    except OSError:  # a full disk: what was begun takes room
+        partial.unlink(missing_ok=True)
+        raise
     return None
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 from xclip_jax.data import clips
 
-POLICY = {"rate": 1, "short_side": 224}  # of a data set's own builder; `build` has its own
+POLICY = {
+    "policy": "clip4clip_1fps",
+    "short_side": 224,
+}  # of a data set's own builder; `build` has its own
 
 
 class ShardBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

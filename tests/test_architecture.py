@@ -20,16 +20,20 @@ MAX_LINES = 300
 MAY_IMPORT = {
     "version": set(),
     "frames": set(),
-    "video": {"frames"},
+    "frame_policy": {"frames"},
+    "video": {"frames", "frame_policy"},
     "tokenizer": {"frames"},
     "metrics": {"frames"},
     "losses": {"frames"},
     "torch_pickle": set(),
     "torch_file": {"torch_pickle"},
-    "records": {"frames"},
+    "remote": set(),
+    "records": {"frames", "frame_policy", "remote"},
+    "doctor": {"frames", "records"},
+    "contact_sheet": {"frames", "records"},
     "sharding": set(),
     "models": {"models", "losses", "sharding", "frames"},  # of frames, a pixel's mean and deviation
-    "input": {"records", "frames", "tokenizer", "sharding"},
+    "input": {"records", "frames", "frame_policy", "tokenizer", "sharding"},
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
@@ -40,18 +44,33 @@ MAY_IMPORT = {
     "download": {"weight_formats"},
     "convert": {"models", "checkpoint", "torch_file"},
     "configs": {"configs"},
-    "data": {"data", "video", "frames"},
+    "data": {"data", "video", "frames", "frame_policy", "remote"},
 }
 # Those on top: each may import all of the above but data, and those on top before it.
-ON_TOP = ("config_loader", "workdir", "transfer", "evaluate", "progress", "train", "search")
-COMMANDS = ("report", "demo", "cli_weights", "cli", "__main__")  # these may import data too
+ON_TOP = (
+    *("config_loader", "holdout", "protocol", "workdir", "transfer"),
+    *("evaluate", "progress", "train", "search"),
+)
+COMMANDS = (
+    "report",
+    "demo",
+    "cli_build",
+    "cli_shards",
+    "cli_weights",
+    "cli",
+    "__main__",
+)  # these may import data too
 for name in ON_TOP + COMMANDS:
     MAY_IMPORT[name] = set(MAY_IMPORT) - (set() if name in COMMANDS else {"data"})
 
 WITHOUT_JAX = {
     "data",
+    "remote",
     "records",
+    "doctor",
+    "contact_sheet",
     "frames",
+    "frame_policy",
     "video",
     "tokenizer",
     "metrics",

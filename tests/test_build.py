@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.utils import shard_utils
 
 from xclip_jax import frames, video
-from xclip_jax.data.build import Clip, build
+from xclip_jax.data.benchmark import Benchmark
+from xclip_jax.data.build import Clip, build, build_benchmark
 from xclip_jax.records import Shards
 
 
@@ -41,6 +44,11 @@ def shards(videos, tmp_path_factory):
     out = tmp_path_factory.mktemp("shards")
     small(videos, out, source="rendered")
     return out
+
+
+def counts(**known):
+    """Returns a split's line of the manifest, for clips that no protocol has published."""
+    return {"official": None, "complete": False} | known
 
 
 def read(folder, split):
@@ -75,12 +83,11 @@ def test_the_manifest_states_what_was_built(videos, shards):
 
     assert manifest["source"] == "rendered" and manifest["skipped"] == []
     assert manifest["splits"] == {
-        "train": {"official": 4, "present": 4, "captions": 7},
-        "test": {"official": 3, "present": 3, "captions": 6},
+        "train": counts(listed=4, present=4, captions=7),
+        "test": counts(listed=3, present=3, captions=6),
     }
     assert manifest["frame_policy"] == {
         "name": "clip4clip_1fps",
-        "rate": 1,
         "short_side": 24,
         "jpeg_quality": 95,
         "jpeg_subsampling": "4:2:0",
@@ -93,12 +100,15 @@ def test_the_manifest_states_what_was_built(videos, shards):
 
 
 def test_tfds_reads_the_folder_as_one_of_its_own(videos, shards):
-    dataset = tfds.builder_from_directory(str(shards)).as_dataset(split="train")
+    dataset = tfds.builder_from_directory(str(shards)).as_dataset(split="videos")
 
-    examples = list(tfds.as_numpy(dataset))
+    examples = {example["video_id"].decode(): example for example in tfds.as_numpy(dataset)}
 
-    assert [example["video_id"].decode() for example in examples] == ["zebra", "fish", "bee", "dog"]
-    for example, record in zip(examples, read(shards, "train"), strict=True):
+    # Every video once, those of the first split first: a split is read from one end to the other.
+    order = ["zebra", "fish", "bee", "dog", "ape", "owl", "cat"]
+    assert list(examples) == order
+    for record in read(shards, "train") + read(shards, "test"):
+        example = examples[record.video_id]
         assert list(example["frames"]) == record.frames
         assert [caption.decode() for caption in example["captions"]] == record.captions
 
@@ -111,7 +121,7 @@ def test_many_shards_written_by_way_of_the_disk_keep_the_order(
 
     small(videos, tmp_path)
 
-    assert len(list(tmp_path.glob("tiny-train.tfrecord-*-of-00004"))) == 4
+    assert len(list(tmp_path.glob("tiny-videos.tfrecord-*-of-00004"))) == 4
     for split in ("train", "test"):
         assert all(map(same, read(tmp_path, split), read(shards, split)))
 
@@ -126,7 +136,7 @@ def test_the_number_of_workers_changes_nothing(videos, shards, tmp_path):
 def test_a_window_and_a_rate_choose_the_frames(tmp_path, videos):
     clip = Clip("dog", videos[-1].path, ["a dog"], 2, 4)
 
-    small([clip], tmp_path, rate=2)
+    small([clip], tmp_path, policy="clip4clip_2fps")
 
     (record,) = read(tmp_path, "train")
     numbers = [number(frames.decode_jpeg(jpeg)) for jpeg in record.frames]
@@ -198,7 +208,7 @@ def test_with_allow_missing_the_rest_is_built_and_the_skipped_are_recorded(video
 
     shards = Shards(tmp_path / "out", "train")
     assert [record.video_id for record in shards] == ["zebra", "fish", "bee", "dog"]
-    assert shards.manifest["splits"]["train"] == {"official": 8, "present": 4, "captions": 7}
+    assert shards.manifest["splits"]["train"] == counts(listed=8, present=4, captions=7)
     assert [clip["id"] for clip in shards.manifest["skipped"]] == ["gone", "broken", "late", "slow"]
 
 
@@ -209,6 +219,41 @@ def test_the_error_lists_ten_skipped_clips_and_their_count(tmp_path):
         small(clips, tmp_path / "out")
 
     assert "v10" not in str(caught.value)
+
+
+def test_splits_share_the_frames_of_a_video_and_keep_their_own_captions(tmp_path):
+    for i in range(3):
+        render(tmp_path / f"v{i}.mp4", 10 + 10 * i, fps=10)
+    benchmark = Benchmark(
+        "msvd",
+        {
+            "train": {"v0": ["a", "b"], "v1": ["c", "c", "d"]},
+            "val": {"v2": ["e"], "v1": ["d", "f"], "v0": ["b"]},
+        },
+        {"train": (2, 5), "val": (3, 5)},
+        {"v2": (1, 2)},
+        notes=("a note",),
+    )
+
+    manifest = build_benchmark(benchmark, tmp_path, tmp_path / "out", short_side=24, workers=1)
+
+    assert manifest["splits"] == {
+        "train": {"official": [2, 5], "listed": 2, "present": 2, "captions": 5, "complete": True},
+        "val": {"official": [3, 5], "listed": 3, "present": 3, "captions": 4, "complete": False},
+    }
+    assert manifest["videos"] == 3 and manifest["notes"] == ["a note"]
+    assert len(list((tmp_path / "out").glob("*.tfrecord*"))) == 1
+    train, val = read(tmp_path / "out", "train"), read(tmp_path / "out", "val")
+    assert [(r.video_id, r.captions) for r in train] == [
+        ("v0", ["a", "b"]),
+        ("v1", ["c", "c", "d"]),
+    ]
+    assert [(r.video_id, r.captions) for r in val] == [
+        ("v2", ["e"]),
+        ("v1", ["d", "f"]),
+        ("v0", ["b"]),
+    ]
+    assert val[1].frames == train[1].frames and val[0].timestamps.tolist() == [1, 2]
 
 
 def test_a_split_without_any_clip_left_is_an_error(videos, tmp_path):
@@ -227,6 +272,44 @@ def test_data_that_end_early_are_recorded(tmp_path):
 
     (early,) = manifest["ended_early"]
     assert early["id"] == "a" and early["planned"] == 4 and early["frames"] < 4
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from xclip_jax.data.build import Clip, build
+if __name__ == "__main__":
+    folder, most = Path(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    clips = [Clip(f"v{i}", path, ["x"]) for i, path in enumerate(sorted(folder.glob("*.mp4")))]
+    try:
+        build(clips, "out", name="tiny", workers=1)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("whole_clips", [False, True])
+def test_a_full_disk_is_one_line_and_the_next_build_goes_on(whole_clips, tmp_path):
+    for i in range(4):
+        render(tmp_path / f"{i}.mp4", 30 + i, fps=10, size=(96, 64))
+    (tmp_path / "build.py").write_text(FULL)
+
+    def run(most):
+        command = [sys.executable, "build.py", ".", str(most)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    # No file may be longer than this: too short for a clip's frames, or only for all of them.
+    failed = run(20_000 if whole_clips else 3000)
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/.work/*.npz")}
+
+    assert re.search("out cannot be written: File too large. Make room", failed.stdout)
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert not list(tmp_path.glob("out/.work/*.partial")) and len(done) == 4 * whole_clips
+    finished = run(10**9)
+    assert not finished.stdout and len(Shards(tmp_path / "out", "train")) == 4
+    assert "100%" in finished.stderr and read(tmp_path / "out", "train")[3].video_id == "v3"
 
 
 def test_problems_of_the_clips_are_reported_together(videos, tmp_path):

@@ -75,6 +75,21 @@ def test_of_two_equally_good_the_later_one_is_best(tmp_path):
     assert checkpoint.load_params(tmp_path, "best")[1] == 2
 
 
+def test_of_equally_good_ones_the_later_is_kept_and_chosen(tmp_path):
+    with checkpoint.open_folder(tmp_path, keep=1) as checkpointer:
+        assert checkpoint.best_step(checkpointer) is None
+        for step, r1 in enumerate((50.0, 50.0, 40.0, None), 1):
+            metrics = None if r1 is None else {"t2v/r1": r1}
+            checkpoint.save(checkpointer, state_at(step), metrics=metrics)
+
+        assert checkpoint.best_step(checkpointer) == 2
+        place = jax.sharding.NamedSharding(jax.make_mesh((8,), ("x",)), P())
+        state = checkpoint.restore(checkpointer, abstract(state_at(2), place), 2)
+
+    assert_same(state, state_at(2))
+    assert checkpoint.load_params(tmp_path, "best")[1] == 2
+
+
 @pytest.mark.parametrize("which", ["3", "6", "first", "-1", "4.0"])
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(saved, which):
     with pytest.raises(ValueError, match=rf"{re.escape(repr(which))} .* one of \[2, 4, 5\]"):

@@ -20,7 +20,7 @@ from xclip_jax.records import Shards
 def decode(clips, work, **settings):
     work.mkdir(exist_ok=True)
     return clips_module.decode(
-        clips, work, **{"rate": 1, "short_side": 24, "workers": 2} | settings
+        clips, work, **{"policy": "clip4clip_1fps", "short_side": 24, "workers": 2} | settings
     )
 
 
@@ -32,7 +32,7 @@ def test_work_is_taken_up_only_under_the_same_settings_and_source(tmp_path):
 
     ((_, again),), _ = decode([clip._replace(captions=["b"])], tmp_path / "work")
     ((_, larger),), _ = decode([clip], tmp_path / "work", short_side=32)
-    ((_, faster),), _ = decode([clip], tmp_path / "work", rate=2)
+    ((_, faster),), _ = decode([clip], tmp_path / "work", policy="clip4clip_2fps")
     ((_, window),), _ = decode([clip._replace(end=0)], tmp_path / "work")
     os.utime(path, ns=(1, 1))
     ((_, newer),), _ = decode([clip], tmp_path / "work")

@@ -61,6 +61,64 @@ def test_tiled_scores_equal_one_direct_call(monkeypatch, pairs):
     np.testing.assert_allclose(tiled, direct, rtol=1e-5, atol=MODEL_TOLERANCE)
 
 
+@pytest.mark.parametrize("sizes", [(11,), (1, 10), (4, 4, 3), (3, 1, 5, 2)])
+def test_texts_in_parts_of_any_size_score_what_all_at_once_score(monkeypatch, sizes):
+    graphdef, params = tiny.create()[0], tiny.params()
+    text, video = features(graphdef, params, texts=11, videos=7)
+    pair = tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
+    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", 9 * pair)
+    encoders = evaluate.make_encoders(graphdef)
+    ends = np.cumsum(sizes)
+    parts = [
+        jax.tree.map(lambda x, i=end - size, j=end: x[i:j], text)
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+    whole = evaluate.score(encoders, params, text, video, progress=False)
+    streamed = evaluate.score_stream(
+        encoders, params, iter(parts), video, texts=text.mask.shape, progress=False
+    )
+
+    np.testing.assert_array_equal(streamed, whole)
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_no_more_texts_are_encoded_than_the_next_tile_takes(monkeypatch, batch_size):
+    graphdef, params = tiny.create()[0], tiny.params()
+    _, video = features(graphdef, params, texts=2, videos=7)
+    pair = tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
+    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", 9 * pair)
+    rows, _ = evaluate.tile_shape(50, 7, pair)
+    encoders = evaluate.make_encoders(graphdef)
+    waiting, most = 0, 0
+
+    def text(*inputs):
+        nonlocal waiting, most
+        waiting += batch_size
+        most = max(most, waiting)
+        return encoders.text(*inputs)
+
+    def similarity(*inputs, **options):
+        nonlocal waiting
+        waiting -= rows
+        return encoders.similarity(*inputs, **options)
+
+    watched = encoders._replace(text=text, similarity=similarity)
+    parts = evaluate.text_batches(
+        watched,
+        params,
+        lambda texts, words: (np.full((50, words), 3, np.int32), np.ones((50, words), bool)),
+        50 * [""],
+        tiny.SIZES["max_words"],
+        batch_size=batch_size,
+    )
+    evaluate.score_stream(
+        watched, params, parts, video, texts=(50, tiny.SIZES["max_words"]), progress=False
+    )
+
+    assert rows < 50 and most < rows + batch_size
+
+
 @pytest.mark.parametrize("texts, videos", [(1, 1), (3, 1), (1, 5000), (4917, 4917), (59_800, 2990)])
 @pytest.mark.parametrize("elements", [1, 32 * 12, 64 * 64, 77 * 500, 2**30])
 @pytest.mark.parametrize("budget", [evaluate.TILE_ELEMENTS["cpu"], 2**26])

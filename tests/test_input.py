@@ -41,6 +41,11 @@ def examples(batches):
     ]
 
 
+def load(record, intake):
+    rng = np.random.default_rng(0)
+    return input.load_frames(record.frames, intake, intake.evaluation, stored="", rng=rng)
+
+
 def expected_frames(record, indices, size=INTAKE.image_size):
     """Returns the frames of a record decoded and squared one at a time."""
     return [frames.to_square(frames.decode_jpeg(record.frames[i]), size) for i in indices]
@@ -104,6 +109,46 @@ def test_the_batches_of_two_hosts_make_the_batch_of_one(train_shards, words, mon
             np.testing.assert_array_equal(both[name], np.concatenate([low[name], high[name]]))
 
 
+def test_shuffled_frames_do_not_hang_on_the_number_of_hosts(train_shards, words, monkeypatch):
+    intake = INTAKE._replace(train_frame_order=2, frame_jitter=True)
+    (whole,) = take(stream(train_shards, words, intake=intake), 1)
+    (still,) = take(stream(train_shards, words), 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+
+    (high,) = take(stream(train_shards, words, intake=intake), 1)
+
+    np.testing.assert_array_equal(whole["video"][4:], high["video"])
+    assert (whole["video"] != still["video"]).any()
+
+
+@pytest.mark.parametrize("name", ["train_frame_order", "eval_frame_order"])
+def test_each_of_training_and_evaluation_has_its_own_order(train_shards, words, name):
+    intake = INTAKE._replace(**{name: 1})
+
+    (trained,) = take(stream(train_shards, words, intake=intake), 1)
+    (plain,) = take(stream(train_shards, words), 1)
+    seen = next(input.videos(train_shards, intake, batch_size=2))[0]
+    usual = next(input.videos(train_shards, INTAKE, batch_size=2))[0]
+
+    turned = (trained["video"], plain["video"]), (seen, usual)
+    changed, kept = turned if name == "train_frame_order" else turned[::-1]
+    np.testing.assert_array_equal(changed[0], changed[1][:, ::-1])
+    np.testing.assert_array_equal(kept[0], kept[1])
+
+
+def test_shards_that_cannot_give_the_policy_asked_for_are_refused(train_shards, words):
+    intake = INTAKE._replace(frame_policy="native_5fps")
+    expected = "hold frames of policy clip4clip_1fps, which cannot give native_5fps"
+
+    with pytest.raises(ValueError, match=expected):
+        stream(train_shards, words, intake=intake)
+    with pytest.raises(ValueError, match=expected):
+        next(input.videos(train_shards, intake, batch_size=2))
+    with pytest.raises(ValueError, match=r"frame_divisor=0.*frame order 3"):
+        stream(train_shards, words, intake=INTAKE._replace(frame_divisor=0, train_frame_order=3))
+
+
 def test_padding_is_zero_and_masked(train_shards, words):
     intake = INTAKE._replace(max_frames=20, max_words=30)  # more than any clip or caption has
     lengths = {len(train_shards[i].frames) for i in range(len(train_shards))}
@@ -123,7 +168,7 @@ def test_padding_is_zero_and_masked(train_shards, words):
 def test_the_slice_position_says_which_frames_are_read(train_shards, position, picked):
     record = train_shards[4]
 
-    pixels, mask = input.load_frames(record.frames, INTAKE._replace(slice_position=position))
+    pixels, mask = load(record, INTAKE._replace(slice_position=position))
 
     np.testing.assert_array_equal(pixels, expected_frames(record, picked))
     assert len(record.frames) > 3 and mask.all()

@@ -1,6 +1,7 @@
 """Random access to shards: any order, any thread, and every kind of damage named."""
 
 import concurrent.futures
+import json
 import pickle
 import random
 import re
@@ -22,7 +23,7 @@ def clips(folder, caption):
         Clip(
             f"clip {i}",
             render(folder / f"{i}.mp4", 5 + 7 * i, fps=10),
-            [f"{caption} {i} é"] * (i % 3 + 1),
+            [f"{caption} {i} é", *(f"again {j}" for j in range(i % 3))],
         )
         for i in range(6)
     ]
@@ -51,7 +52,7 @@ def test_any_record_can_be_had_in_any_order(built):
     for i in (4, 0, 5, 2, 2, 1, 3, -1):
         record = shards[i]
         assert record.video_id == f"clip {i % 6}"
-        assert record.captions == [f"number {i % 6} é"] * (i % 6 % 3 + 1)
+        assert record.captions == [f"number {i % 6} é", "again 0", "again 1"][: i % 3 + 1]
         assert len(record.frames) == len(record.timestamps) == -(-(5 + 7 * (i % 6)) // 10)
         assert all(jpeg.startswith(b"\xff\xd8") for jpeg in record.frames)
         assert record.timestamps.dtype == np.float32
@@ -100,7 +101,7 @@ print(record.video_id, frames.stack(record.frames, max_frames=2, size=16)[1].sum
 def damaged(folder, i):
     """Asserts that record i is refused by name, and that all others are still read."""
     shards = Shards(folder, "train")
-    with pytest.raises(ValueError, match=rf"tiny-train\.tfrecord-.* \(record {i} of train, byte"):
+    with pytest.raises(ValueError, match=rf"tiny-videos\.tfrecord-.* \(record {i} of train, byte"):
         shards[i]
     assert sum(readable(shards, j) for j in range(6)) == 5
 
@@ -169,6 +170,14 @@ def test_a_damaged_index_is_named(shards):
     path.write_bytes(path.read_bytes()[:200])
 
     with pytest.raises(ValueError, match=r"index_train\.npz is damaged"):
+        Shards(shards, "train")
+
+
+def test_shards_of_an_earlier_format_ask_for_a_new_build(shards):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+
+    with pytest.raises(ValueError, match=r"format 1, this version reads 2: run `xclip-jax build`"):
         Shards(shards, "train")
 
 

@@ -99,7 +99,6 @@ def test_features_equal_those_of_the_shards_up_to_jpeg_loss(trained, encoders, i
         encoders,
         trained.params,
         shards,
-        trained.tokenizer,
         trained.intake,
         batch_size=8,
         progress=False,
@@ -175,7 +174,7 @@ def test_a_link_to_nowhere_is_named_and_left_out(index, clips, capsys):
 
 def test_a_clip_of_too_few_frames_a_second_is_named_and_left_out(index, trained, clips, capsys):
     rendered.render(clips / "slow.mp4", 9, fps=3)  # the others have 4 a second
-    dense = trained._replace(frame_policy=trained.frame_policy | {"rate": 4})
+    dense = trained._replace(frame_policy=trained.frame_policy | {"name": "clip4clip_4fps"})
 
     indexed = index(dense)
 

@@ -21,7 +21,7 @@ def test_a_run_writes_its_config_vocabulary_metrics_and_checkpoint(run):
 
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 4, 6]
     assert {"t2v/r1", "v2t/r1", "twins/accuracy"} <= lines[-1].keys()
-    assert facts["config"]["batch_size"] == 8 and facts["frame_policy"]["rate"] == 1
+    assert facts["config"]["batch_size"] == 8 and facts["frame_policy"]["name"] == "clip4clip_1fps"
     assert (run / "vocab.txt").exists()
     assert leaves(run)[1] == 6
 

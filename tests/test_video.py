@@ -50,8 +50,8 @@ def test_one_frame_a_second_comes_out_of_every_container(tmp_path, name, setting
         (20, 25, {}, [0]),
         (60, 30000 / 1001, {}, [0, 29, 58]),
         (50, 10, {"start": 1, "end": 3}, [10, 20, 30]),
-        (30, 10, {"rate": 2}, [0, 5, 10, 15, 20, 25]),
-        (7, 10, {"rate": 0}, list(range(7))),
+        (30, 10, {"policy": "clip4clip_2fps"}, [0, 5, 10, 15, 20, 25]),
+        (7, 10, {"policy": "clip4clip_0fps"}, list(range(7))),
     ],
 )
 def test_files_are_sampled_by_the_tables(tmp_path, count, fps, settings, expected):

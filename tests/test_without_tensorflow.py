@@ -66,7 +66,7 @@ def test_a_model_is_trained_evaluated_and_searched_with(shapes, tiny_config_file
     )
 
     assert "step 6/6" in printed
-    assert '"split": "test", "step": 6' in printed
+    assert '"split": "test", "videos": 6' in printed
     assert f"{videos / 'test-00001.mp4'}" in printed
     assert printed.endswith("TensorFlow was not there\n")
     assert not (workdir / "tensorboard").exists()

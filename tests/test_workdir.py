@@ -9,7 +9,7 @@ import pytest
 
 from xclip_jax import checkpoint, config_loader, models, workdir
 
-POLICY = {"rate": 1, "short_side": 64}
+POLICY = {"name": "clip4clip_1fps", "short_side": 64}
 MERGES = 3
 VOCAB_SIZE = 514 + MERGES
 SMALL = [
@@ -106,7 +106,7 @@ def test_every_setting_that_makes_another_run_is_refused_by_name(tmp_path, vocab
             "optimizer.learning_rate=0.5",
             "model.contrasts=video_word",
             "eval_batch_size=3",
-            policy=POLICY | {"rate": 2},
+            policy=POLICY | {"name": "clip4clip_2fps"},
         )
 
     first, *lines = str(error.value).splitlines()

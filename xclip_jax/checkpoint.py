@@ -58,19 +58,37 @@ def save_weights(workdir: Path | str, params: dict) -> None:
         save(checkpointer, {"params": params, "step": np.zeros((), np.int32)}, metrics=None)
 
 
-def restore(checkpointer: ocp.training.Checkpointer, abstract: dict) -> dict | None:
-    """Returns the latest state, laid out as `abstract` says, or None where there is none.
+def restore(
+    checkpointer: ocp.training.Checkpointer, abstract: dict, step: int | None = None
+) -> dict | None:
+    """Returns the state of a step, by default the latest, laid out as `abstract` says, or None
+    where there is none.
 
     Raises ValueError where it lacks a part, as converted weights lack the optimizer's.
     """
     if checkpointer.latest is None:
         return None
-    if lacking := set(abstract) - set(checkpointer.metadata(checkpointer.latest).metadata):
+    step = checkpointer.latest.step if step is None else step
+    if lacking := set(abstract) - set(checkpointer.metadata(step).metadata):
         raise ValueError(
             f"the run's checkpoint has no {', '.join(sorted(lacking))}: converted weights can be"
             " evaluated and searched with, not trained on; choose another --workdir."
         )
-    return checkpointer.load(checkpointer.latest, abstract)
+    return checkpointer.load(step, abstract)
+
+
+def best_step(checkpointer: ocp.training.Checkpointer) -> int | None:
+    """Returns the step with the best t2v/r1 of those that were evaluated, None where none was.
+
+    parity: the later one wins a tie, as the references' >= has it.
+    """
+    checkpointer.wait()
+    rated = [
+        (checkpoint.metrics[BEST], checkpoint.step)
+        for checkpoint in checkpointer.checkpoints
+        if checkpoint.metrics
+    ]
+    return max(rated)[1] if rated else None
 
 
 def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
@@ -83,20 +101,15 @@ def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints: expected the folder {folder}.")
     with ocp.training.Checkpointer(folder) as checkpointer:
-        found = {checkpoint.step: checkpoint for checkpoint in checkpointer.checkpoints}
+        found = {checkpoint.step for checkpoint in checkpointer.checkpoints}
         if not found:
             raise FileNotFoundError(f"{folder} holds no finished checkpoint yet.")
         if which == "last":
             step = max(found)
         elif which == "best":
-            rated = {
-                step: checkpoint.metrics[BEST]
-                for step, checkpoint in found.items()
-                if checkpoint.metrics
-            }
-            if not rated:
+            step = best_step(checkpointer)
+            if step is None:
                 raise ValueError(f"no checkpoint in {folder} was evaluated: choose 'last'.")
-            step = max(rated, key=lambda step: (rated[step], step))  # the later one wins a tie
         elif which.isdigit() and int(which) in found:
             step = int(which)
         else:

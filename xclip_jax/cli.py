@@ -1,4 +1,4 @@
-"""The command line: `xclip-jax demo | build | train | eval | search | convert | export | download`.
+"""The command line: `xclip-jax demo | build | doctor | train | eval | search | ...`.
 
 A user's mistake, a ValueError or FileNotFoundError from anywhere below, becomes one line without a
 traceback. Imports stand in the commands, so that `--help` answers at once.
@@ -9,21 +9,24 @@ import json
 import os
 import sys
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
 
-from xclip_jax import cli_weights
+from xclip_jax import cli_build, cli_shards, cli_weights
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
   xclip-jax build jsonl --captions clips.jsonl --out shards/mine
+  xclip-jax doctor shards/mine                      look for damage, draw some frames
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+  xclip-jax compress videos --out videos-small      where disk or network is scarce
   xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
   xclip-jax convert pytorch_model.bin.4 --out runs/released
   xclip-jax export runs/mine --to huggingface
 """
+
+CHECKPOINT = "selected (default: as the run's select_on has it), last, best (by t2v/r1) or a step"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,35 +70,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     demo = command("demo", _demo, "render, build, train, evaluate, search", "xclip-jax demo")
     demo.add_argument("--out", default="demo", help="folder for all of it (default: demo)")
 
-    build = command(
-        "build",
-        _build,
-        "turn video files into TFRecord frame shards",
-        "xclip-jax build jsonl --captions clips.jsonl --out shards/mine",
-    )
-    build.add_argument(
-        "name", choices=["jsonl", "shapes"], help="your own clips, or the embedded moving shapes"
-    )
-    build.add_argument("--out", required=True, help="folder for the shards")
-    build.add_argument(
-        "--captions",
-        help='jsonl: a JSON-lines file of {"video": path, "captions": [...], "id"?, "start"?,'
-        ' "end"?, "split"?}, a JSON list of them, or a CSV with these columns',
-    )
-    build.add_argument("--videos", help="jsonl: folder that relative paths start from")
-    build.add_argument(
-        "--split", help="jsonl: put every clip into this split whatever the list says"
-    )
-    build.add_argument("--short-side", type=int, default=224, help="pixels (default: 224)")
-    build.add_argument("--rate", type=int, default=1, help="frames kept a second (default: 1)")
-    build.add_argument("--vocab", help="jsonl: a vocabulary file to lay beside the shards")
-    build.add_argument("--clips", type=int, default=4000, help="shapes: training clips")
-    build.add_argument("--test-clips", type=int, default=100, help="shapes: test clips")
-    build.add_argument("--seed", type=int, default=0, help="shapes: of the generator")
-    build.add_argument("--workers", type=int, help="processes (default: one a core)")
-    build.add_argument(
-        "--allow-missing", action="store_true", help="build although over 1 %% of clips fail"
-    )
+    cli_build.add(command)
+    cli_shards.add(command)
 
     train = command(
         "train",
@@ -119,7 +95,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--data", help="shards (default: those of training)")
     evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
-    evaluate.add_argument("--checkpoint", default="last", help="last, best or a step")
+    evaluate.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     evaluate.add_argument(
         "--ties",
         default="average",
@@ -137,7 +113,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("--workdir", required=True, help="folder of the run")
     search.add_argument("--videos", required=True, help="folder of clips")
     search.add_argument("--features", help="file for the clips' features (default: in the workdir)")
-    search.add_argument("--checkpoint", default="last", help="last, best or a step")
+    search.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
     cli_weights.add(command)
@@ -157,57 +133,6 @@ def _demo(arguments) -> None:
     demo.run(Path(arguments.out))
 
 
-def _build(arguments) -> None:
-    for name, least in (("short_side", 1), ("rate", 0), ("workers", 1)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected {least} or more.")
-    _needs_build_extra()
-    from xclip_jax.data.build import build
-    from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
-
-    captions, root, vocab = arguments.captions, arguments.videos, arguments.vocab
-    if arguments.name == "shapes":
-        from xclip_jax.data import synthetic
-
-        rendered = Path(arguments.out) / "rendered"
-        facts = synthetic.render(
-            rendered,
-            train_clips=arguments.clips,
-            test_clips=arguments.test_clips,
-            seed=arguments.seed,
-            workers=arguments.workers,
-        )
-        print(json.dumps(facts))
-        captions, root, vocab = rendered / "captions.jsonl", None, rendered / "merges.txt"
-    elif captions is None:
-        raise ValueError("build jsonl needs --captions FILE, the list of clips.")
-    manifest = build(
-        read_clips(captions, root, split=arguments.split),
-        arguments.out,
-        name=arguments.name,
-        short_side=64 if arguments.name == "shapes" else arguments.short_side,
-        rate=arguments.rate,
-        workers=arguments.workers,
-        allow_missing=arguments.allow_missing,
-        source=str(captions),
-        vocab=vocab,
-    )
-    for split, counts in manifest["splits"].items():
-        print(
-            f"{split}: {counts['present']} of {counts['official']} videos,"
-            f" {counts['captions']} captions"
-        )
-    print(f"{len(manifest['skipped'])} skipped; shards are in {arguments.out}")
-
-
-def _needs_build_extra() -> None:
-    if missing := [name for name in ("tensorflow", "matplotlib") if not find_spec(name)]:
-        raise ValueError(
-            f"this command needs {' and '.join(missing)}: pip install 'xclip_jax[build]'"
-        )
-
-
 def _train(arguments) -> None:
     from xclip_jax import config_loader, train, transfer
 
@@ -221,7 +146,7 @@ def _train(arguments) -> None:
 
 
 def _eval(arguments) -> None:
-    from xclip_jax import evaluate, metrics, workdir
+    from xclip_jax import evaluate, metrics, protocol, workdir
     from xclip_jax.records import Shards
 
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
@@ -241,13 +166,15 @@ def _eval(arguments) -> None:
         ties=arguments.ties,
         progress=sys.stderr.isatty(),
     )
-    print(
-        f"{folder}, split {split}: {len(shards)} videos,"
-        f" {int(shards.captions_per_video.sum())} captions; step {trained.step}"
-        f" ({arguments.checkpoint}); ties {arguments.ties}; no post-processing"
+    stands_for = protocol.evaluation(
+        shards,
+        trained.trained_on,
+        step=trained.step,
+        chosen=trained.chosen,
+        ties=arguments.ties,
     )
-    print(metrics.table(scores))
-    print(json.dumps({"split": split, "step": trained.step, "ties": arguments.ties} | scores))
+    print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
+    print(json.dumps(scores | {"protocol": stands_for}))
 
 
 def _search(arguments) -> None:

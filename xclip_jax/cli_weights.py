@@ -35,7 +35,7 @@ def add(command: Callable) -> None:
         help="pytorch: the whole model, by the references' names; openai, huggingface: its CLIP",
     )
     export.add_argument("--out", help="folder to write (default: export-FORMAT in the run's)")
-    export.add_argument("--checkpoint", default="last", help="last, best or a step")
+    export.add_argument("--checkpoint", default="selected", help="selected, last, best or a step")
 
     download = command(
         "download",

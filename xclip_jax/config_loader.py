@@ -14,7 +14,7 @@ from xclip_jax import configs
 
 _COUNTS = (
     *("epochs", "batch_size", "eval_batch_size", "fsdp", "keep_checkpoints"),
-    *("eval_every_steps", "save_every_steps", "report_every_steps"),
+    *("eval_every_steps", "save_every_steps", "report_every_steps", "reference_gpus"),
 )
 _DATA_COUNTS = ("max_words", "max_frames")
 
@@ -87,7 +87,7 @@ def _override(config, key: str, text: str) -> None:
 def _check_counts(config) -> None:
     counts = {f"config.{key}": config[key] for key in _COUNTS}
     counts |= {f"config.data.{key}": config.data[key] for key in _DATA_COUNTS}
-    wrong = [f"{key}={value}" for key, value in counts.items() if value <= 0]
+    wrong = [f"{key}={value}" for key, value in counts.items() if value is not None and value <= 0]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: expected more than 0.")
 

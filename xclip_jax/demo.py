@@ -93,7 +93,6 @@ def ask(out: Path, queries: list[tuple[str, str]]) -> dict[str, list[report.Answ
             encoders,
             trained.params,
             shards,
-            trained.tokenizer,
             trained.intake,
             batch_size=trained.config.eval_batch_size,
             progress=False,

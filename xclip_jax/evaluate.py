@@ -1,8 +1,9 @@
 """Retrieval scores of a model on a split: each video encoded once, scores in bounded tiles."""
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from xclip_jax import input as pipeline
 from xclip_jax import metrics
+from xclip_jax.holdout import Part
 from xclip_jax.input import Intake
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.records import Shards
@@ -62,23 +64,30 @@ def encode_texts(
     encoders: Encoders, params, tokenizer: Tokenizer, texts: list[str], *, max_words, batch_size
 ) -> Text:
     """Returns the features of all texts as NumPy arrays."""
+    return _join(
+        list(text_batches(encoders, params, tokenizer, texts, max_words, batch_size=batch_size))
+    )
+
+
+def text_batches(
+    encoders: Encoders,
+    params,
+    tokenizer: Tokenizer,
+    texts: list[str],
+    max_words: int,
+    *,
+    batch_size: int,
+) -> Iterator[Text]:
+    """Yields the features of a batch of the texts after another, as NumPy arrays."""
     tokens, mask = tokenizer(texts, max_words)
-    batches = [
-        _encode(
-            encoders.text,
-            params,
-            (tokens[i : i + batch_size], mask[i : i + batch_size]),
-            batch_size,
-        )
-        for i in range(0, len(texts), batch_size)
-    ]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    for i in range(0, len(texts), batch_size):
+        batch = (tokens[i : i + batch_size], mask[i : i + batch_size])
+        yield _encode(encoders.text, params, batch, batch_size)
 
 
 def encode_videos(encoders: Encoders, params, batches, *, batch_size: int) -> Video:
     """Returns the features of all videos as NumPy arrays; `batches` yields (pixels, mask)."""
-    encoded = [_encode(encoders.video, params, batch, batch_size) for batch in batches]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *encoded)
+    return _join([_encode(encoders.video, params, batch, batch_size) for batch in batches])
 
 
 def _encode(encode: Callable, params, batch: tuple, batch_size: int):
@@ -92,16 +101,60 @@ def _encode(encode: Callable, params, batch: tuple, batch_size: int):
 
 def score(encoders: Encoders, params, text: Text, video: Video, *, progress: bool) -> np.ndarray:
     """Returns the float32 [T, V] score matrix, computed in tiles of bounded memory."""
-    texts, words = text.mask.shape
+    return score_stream(encoders, params, [text], video, texts=text.mask.shape, progress=progress)
+
+
+def score_stream(
+    encoders: Encoders,
+    params,
+    parts: Iterable[Text],
+    video: Video,
+    *,
+    texts: tuple[int, int],
+    progress: bool,
+) -> np.ndarray:
+    """Returns the same of texts that come in parts of any size, each scored and forgotten: the
+    words of MSR-VTT's 59,800 test captions would take 4 GB.
+
+    `texts` says how many there are, and of how many words.
+    """
+    count, words = texts
     videos, frames = video.mask.shape
-    rows, columns = tile_shape(texts, videos, encoders.pair_floats(params, words, frames))
+    rows, columns = tile_shape(count, videos, encoders.pair_floats(params, words, frames))
     video = jax.tree.map(jnp.asarray, video)
-    scores = np.empty((texts, videos), np.float32)
-    for i in tqdm(range(0, texts, rows), "scoring", unit="row", disable=not progress, leave=False):
-        part = _pad(jax.tree.map(lambda x, i=i: x[i : i + rows], text), rows)
-        tiles = encoders.similarity(params, part, video, columns=columns)
-        scores[i : i + rows] = np.asarray(tiles)[: texts - i]
+    scores = np.empty((count, videos), np.float32)
+    done = 0
+    with tqdm(total=count, desc="scoring", unit="text", disable=not progress, leave=False) as bar:
+        for part in _in_rows(parts, rows):
+            size = len(part.mask)
+            tiles = encoders.similarity(params, _pad(part, rows), video, columns=columns)
+            scores[done : done + size] = np.asarray(tiles)[:size]
+            done += size
+            bar.update(size)
     return scores
+
+
+def _in_rows(parts: Iterable[Text], rows: int) -> Iterator[Text]:
+    """Yields the texts of all parts in order, `rows` of them at a time."""
+    held, count = [], 0
+    for part in parts:
+        held, count = [*held, part], count + len(part.mask)
+        if count < rows:
+            continue
+        joined = _join(held)
+        whole = count - count % rows
+        for i in range(0, whole, rows):
+            yield jax.tree.map(lambda x, i=i: x[i : i + rows], joined)
+        held, count = [jax.tree.map(lambda x, i=whole: x[i:], joined)], count - whole
+    if count:
+        yield _join(held)
+
+
+def _join(parts: list):
+    """Returns features one after another; a single part is not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def tile_shape(texts: int, videos: int, elements: int) -> tuple[int, int]:
@@ -130,14 +183,13 @@ def _pad(features, size: int):
 def encode_split(
     encoders: Encoders,
     params,
-    shards: Shards,
-    tokenizer: Tokenizer,
+    shards: Shards | Part,
     intake: Intake,
     *,
     batch_size: int,
     progress: bool,
-) -> tuple[Text, Video]:
-    """Returns the features of a split: its captions, grouped by video, and each video once."""
+) -> tuple[list[str], Video]:
+    """Returns a split's captions, grouped by video, and the features of each video once."""
     captions: list[str] = []
 
     def batches():
@@ -150,16 +202,13 @@ def encode_split(
             yield pixels, mask
 
     video = encode_videos(encoders, params, batches(), batch_size=batch_size)
-    text = encode_texts(
-        encoders, params, tokenizer, captions, max_words=intake.max_words, batch_size=batch_size
-    )
-    return text, video
+    return captions, video
 
 
 def run(
     encoders: Encoders,
     params,
-    shards: Shards,
+    shards: Shards | Part,
     tokenizer: Tokenizer,
     intake: Intake,
     *,
@@ -174,28 +223,34 @@ def run(
     stand the metrics with all of them in the gallery, and `twins/accuracy`, the share of captions
     that prefer their own clip: 0.5 for a model blind to time.
     """
-    encode = functools.partial(
-        encode_split,
+    captions, videos = zip(
+        *(
+            encode_split(encoders, params, split, intake, batch_size=batch_size, progress=progress)
+            for split in ([shards] if twins is None else [shards, twins])
+        ),
+        strict=True,
+    )
+    words = intake.max_words
+    parts = itertools.chain.from_iterable(
+        text_batches(encoders, params, tokenizer, texts, words, batch_size=batch_size)
+        for texts in captions
+    )
+    scores = score_stream(
         encoders,
         params,
-        tokenizer=tokenizer,
-        intake=intake,
-        batch_size=batch_size,
+        parts,
+        _join(list(videos)),
+        texts=(sum(map(len, captions)), words),
         progress=progress,
     )
     counts = shards.captions_per_video
-    text, video = encode(shards)
     if twins is None:
-        scores = score(encoders, params, text, video, progress=progress)
         return metrics.retrieval(scores, counts, ties=ties)
-    both = jax.tree.map(lambda *parts: np.concatenate(parts), (text, video), encode(twins))
-    scores = score(encoders, params, *both, progress=progress)
-    texts, videos = len(text.mask), len(video.mask)
-    own = np.repeat(np.arange(videos), counts)
+    texts, own = len(captions[0]), np.repeat(np.arange(len(counts)), counts)
     gallery = metrics.ranks(scores[:texts], own, ties=ties)
     accuracy = metrics.twin_accuracy(scores, np.concatenate([counts, twins.captions_per_video]))
     return (
-        metrics.retrieval(scores[:texts, :videos], counts, ties=ties)
+        metrics.retrieval(scores[:texts, : len(counts)], counts, ties=ties)
         | {f"twins/{name}": value for name, value in metrics.summarize(gallery, "t2v").items()}
         | {"twins/accuracy": accuracy}
     )

@@ -11,7 +11,8 @@ import grain
 import jax
 import numpy as np
 
-from xclip_jax import frames
+from xclip_jax import frame_policy, frames
+from xclip_jax.frame_policy import Sampling
 from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
 
@@ -19,12 +20,48 @@ THREADS = 16
 
 
 class Intake(NamedTuple):
-    """What a model takes in: words a text, frames a video, pixels a side, which frames of more."""
+    """What a model takes in: words a text, frames a video, pixels a side, and which frames.
+
+    The last six are as `frame_policy.Sampling` has them; `frame_seed` shuffles in evaluation.
+    """
 
     max_words: int
     max_frames: int
     image_size: int
     slice_position: int
+    frame_policy: str = ""
+    frame_divisor: int = 1
+    frame_jitter: bool = False
+    train_frame_order: int = 0
+    eval_frame_order: int = 0
+    frame_seed: int = 0
+
+    @property
+    def training(self) -> Sampling:
+        """Which of a video's stored frames to train on."""
+        return Sampling(
+            self.frame_policy,
+            self.frame_divisor,
+            self.slice_position,
+            self.train_frame_order,
+            self.frame_jitter,
+        )
+
+    @property
+    def evaluation(self) -> Sampling:
+        """Which to evaluate on: nothing is drawn at random but an order that is to be shuffled."""
+        return self.training._replace(order=self.eval_frame_order, jitter=False)
+
+
+def stored_policy(shards: Shards, intake: Intake) -> str:
+    """Returns the frame policy of shards; one ValueError where it cannot give what is asked."""
+    stored = shards.manifest["frame_policy"]["name"]
+    found = frame_policy.problems(intake.training) or frame_policy.problems(intake.evaluation)
+    if not found and (reason := frame_policy.refusal(stored, intake.frame_policy)):
+        found = [f"{shards.directory}: {reason}"]
+    if found:
+        raise ValueError("; ".join(found))
+    return stored
 
 
 def pairs(shards: Shards) -> np.ndarray:
@@ -56,11 +93,20 @@ def train(
             f" {hosts} hosts: set config.batch_size to a multiple of {jax.device_count()}."
         )
 
-    def load(pair: np.ndarray) -> dict[str, np.ndarray]:
-        video, caption = (int(i) for i in pair)
-        record = shards[video]
-        pixels, frame_mask = load_frames(record.frames, intake)
-        tokens, token_mask = tokenizer([record.captions[caption]], intake.max_words)
+    stored = stored_policy(shards, intake)
+
+    def load(example: tuple[int, np.ndarray]) -> dict[str, np.ndarray]:
+        place, (video, caption) = example
+        record = shards[int(video)]
+        # What is drawn hangs on the example's place in the whole stream, not on host or thread.
+        pixels, frame_mask = load_frames(
+            record.frames,
+            intake,
+            intake.training,
+            stored=stored,
+            rng=np.random.default_rng((seed, place)),
+        )
+        tokens, token_mask = tokenizer([record.captions[int(caption)]], intake.max_words)
         return {
             "video": pixels,
             "frame_mask": frame_mask,
@@ -71,10 +117,12 @@ def train(
     local = batch_size // hosts
     shuffled = grain.MapDataset.source(pairs(shards)).seed(seed).shuffle().repeat()
 
-    def mine(index: int) -> np.ndarray:
-        """Returns this host's `index`-th pair: hosts hold consecutive slices of a global batch."""
+    def mine(index: int) -> tuple[int, np.ndarray]:
+        """Returns this host's `index`-th pair and its place among all: hosts hold consecutive
+        slices of a global batch."""
         batch, place = divmod(index, local)
-        return shuffled[batch * batch_size + jax.process_index() * local + place]
+        place += batch * batch_size + jax.process_index() * local
+        return place, shuffled[place]
 
     # Examples, not batches, are prefetched: all threads work on the next batch, and what waits
     # in memory is about one batch.
@@ -90,9 +138,13 @@ def videos(
     The last batch may be short; `captions` are those of the batch's videos, one after another.
     """
 
+    stored = stored_policy(shards, intake)
+
     def load(index: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         record = shards[index]
-        return *load_frames(record.frames, intake), record.captions
+        rng = np.random.default_rng((intake.frame_seed, index))
+        pixels, mask = load_frames(record.frames, intake, intake.evaluation, stored=stored, rng=rng)
+        return pixels, mask, record.captions
 
     def join(examples) -> tuple[np.ndarray, np.ndarray, list[str]]:
         pixels, masks, captions = zip(*examples, strict=True)
@@ -106,14 +158,18 @@ def videos(
     )
 
 
-def load_frames(jpegs: list[bytes], intake: Intake) -> tuple[np.ndarray, np.ndarray]:
+def load_frames(
+    jpegs: list[bytes],
+    intake: Intake,
+    sampling: Sampling,
+    *,
+    stored: str,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pixels [F, H, W, 3] and the mask [F] of one video, decoding only what is used."""
-    return frames.stack(
-        jpegs,
-        max_frames=intake.max_frames,
-        size=intake.image_size,
-        position=intake.slice_position,
-    )
+    most = intake.max_frames
+    chosen = frame_policy.choose(len(jpegs), sampling, stored=stored, most=most, rng=rng)
+    return frames.stack([jpegs[j] for j in chosen], max_frames=most, size=intake.image_size)
 
 
 def _read_options(batch_size: int) -> grain.ReadOptions:

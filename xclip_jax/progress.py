@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xclip_jax import metrics
+from xclip_jax import metrics, protocol
 
 
 class Reporter:
@@ -25,8 +25,9 @@ class Reporter:
         self.pending: list[tuple[int, dict]] = []
         self.waited = 0.0
 
-    def start(self, step: int, params) -> None:
+    def start(self, step: int, params, plan: str) -> None:
         """Says what is about to happen; drops lines of steps that will be done again."""
+        self._say(plan)
         if self.writes and self.file.exists():
             lines = self.file.read_text().splitlines(keepends=True)
             kept = [
@@ -88,20 +89,29 @@ class Reporter:
         self._write(step, report)
         self.since, self.done, self.waited = time.perf_counter(), step, 0.0
 
-    def evaluated(self, step: int, scores: dict[str, float]) -> None:
-        """Prints and writes the retrieval metrics; the clock starts anew."""
-        self._say(f"step {step}/{self.total}  evaluated\n{metrics.table(scores)}")
-        self._write(step, scores)
+    def evaluated(self, step: int, scores: dict[str, float], stands_for: dict) -> None:
+        """Prints and writes the retrieval metrics and their protocol; the clock starts anew."""
+        self._say(f"step {step}/{self.total}  evaluated")
+        self._say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
+        self._write(step, scores, protocol=stands_for)
         self.since, self.waited = time.perf_counter(), 0.0
+
+    def selected(self, scores: dict[str, float], stands_for: dict) -> None:
+        """Prints and writes the metrics of the checkpoint that was chosen, which need not be the
+        last, on the split to test on."""
+        self._say(f"the run's result, of step {stands_for['step']}")
+        self._say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
+        chosen = {f"selected/{name}": value for name, value in scores.items()}
+        self._write(self.total, chosen, protocol=stands_for)
 
     def _say(self, text: str) -> None:
         if self.writes:
             print(text, flush=True)
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float], **more) -> None:
         if self.writes:
             with self.file.open("a") as file:
-                file.write(json.dumps({"step": step} | values) + "\n")
+                file.write(json.dumps({"step": step} | values | more) + "\n")
         if self.tensorboard:
             self.tensorboard.write_scalars(step, values)
             self.tensorboard.flush()

@@ -17,9 +17,11 @@ import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
 
+FORMAT = 2  # of the shards, which data/build.py writes
+
 
 class Record(NamedTuple):
-    """One video: its frames as JPEG bytes, the second of each, and its captions."""
+    """One video: its frames as JPEG bytes, the second of each, and its captions in a split."""
 
     video_id: str
     frames: list[bytes]
@@ -28,14 +30,15 @@ class Record(NamedTuple):
 
 
 class Shards:
-    """The videos of one split, in the order they were built; threads may share it.
+    """The videos of one split in its own order, each with its captions there.
 
-    Pickled, it is opened anew.
+    Splits share the records of the videos they share. Threads may share a `Shards`; pickled, it is
+    opened anew.
     """
 
     def __init__(self, directory: str | Path, split: str):
         self.directory, self.split = Path(directory), split
-        self.manifest = _read_json(self.directory / "manifest.json")
+        self.manifest = read_manifest(self.directory)
         # TFDS's own from_config looks for TensorFlow to open the file with.
         content = _read_json(self.directory / "features.json")
         self._features = tfds.features.FeaturesDict.from_json(content)
@@ -49,8 +52,9 @@ class Shards:
             with np.load(path, allow_pickle=False) as index:
                 self._files = [self.directory / str(name) for name in index["files"]]
                 self._shard, self._offset = index["shard"], index["offset"]
-                self._length, self._video_id = index["length"], index["video_id"]
-                self.captions_per_video = index["captions"]
+                self._length, self.video_ids = index["length"], index["video_id"]
+                self.captions_per_video, self._stored = index["captions"], index["stored"]
+                self._caption = np.split(index["caption"], np.cumsum(index["captions"])[:-1])
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{path} is missing: copy it too, or build the shards again."
@@ -73,10 +77,11 @@ class Shards:
         i = int(i) % len(self)
         example = self._features.deserialize_example_np(self._payload(i))
         video_id = example["video_id"].decode()
-        captions = [caption.decode() for caption in example["captions"]]
-        if video_id != self._video_id[i] or len(captions) != self.captions_per_video[i]:
-            known = f"{str(self._video_id[i])!r} with {self.captions_per_video[i]} captions"
+        stored = example["captions"]
+        if video_id != self.video_ids[i] or len(stored) != self._stored[i]:
+            known = f"{str(self.video_ids[i])!r} with {self._stored[i]} captions"
             raise self._damage(i, f"holds {video_id!r} where the index has {known}")
+        captions = [stored[j].decode() for j in self._caption[i]]
         return Record(video_id, list(example["frames"]), example["timestamps"], captions)
 
     def _payload(self, i: int) -> bytes:
@@ -105,6 +110,17 @@ class Shards:
             f"{self._files[self._shard[i]]} {what} (record {i} of {self.split}, byte"
             f" {self._offset[i]}): copy or build the shards again."
         )
+
+
+def read_manifest(directory: str | Path) -> dict:
+    """Returns what a finished folder of shards says about itself."""
+    manifest = _read_json(Path(directory) / "manifest.json")
+    if (found := manifest.get("format")) != FORMAT:
+        raise ValueError(
+            f"{directory} holds shards of format {found}, this version reads {FORMAT}: run"
+            " `xclip-jax build` again."
+        )
+    return manifest
 
 
 def _read_json(path: Path) -> dict:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import evaluate, frames, video
+from xclip_jax import evaluate, frame_policy, frames, video
 from xclip_jax.workdir import Trained
 
 SUFFIXES = {
@@ -133,16 +133,22 @@ def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]
 def _decode(trained: Trained, paths: list[Path]) -> Iterator:
     """Yields (pixels, mask), or the VideoError, of each path in order."""
     intake = trained.intake
-    policy = {name: trained.frame_policy[name] for name in ("rate", "short_side")}
+    stored = trained.frame_policy
 
     def load(path: Path):
         try:
-            images, _ = video.read(path, **policy)
+            images, _ = video.read(path, policy=stored["name"], short_side=stored["short_side"])
         except video.VideoError as error:
             return error
         except ValueError as error:  # fewer frames a second than the model's shards had
             return video.VideoError(path, "unreadable", str(error))
-        chosen = frames.choose(len(images), intake.max_frames, position=intake.slice_position)
+        chosen = frame_policy.choose(
+            len(images),
+            intake.evaluation,
+            stored=stored["name"],
+            most=intake.max_frames,
+            rng=np.random.default_rng(intake.frame_seed),
+        )
         pixels = np.zeros((intake.max_frames, intake.image_size, intake.image_size, 3), np.uint8)
         for i, j in enumerate(chosen):
             pixels[i] = frames.to_square(images[j], intake.image_size)

@@ -16,11 +16,12 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import checkpoint, evaluate, models, optimizer, sharding, transfer, workdir
+from xclip_jax import checkpoint, evaluate, models, optimizer, protocol, sharding, transfer, workdir
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.progress import Reporter
-from xclip_jax.records import Shards
+
+TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties` has the others
 
 
 def train_and_evaluate(
@@ -28,17 +29,19 @@ def train_and_evaluate(
 ) -> dict[str, float]:
     """Trains for `config.epochs`, going on where `folder` stopped; returns the final metrics.
 
+    They are those of the checkpoint that `config.select_on` chooses, on the split to test on.
+
     Raises:
       FloatingPointError: the loss is not finite; the message names the step.
     """
     folder = Path(folder)
-    shards = Shards(config.data.dir, config.data.train_split)
-    held_out = Shards(config.data.dir, config.data.eval_split)
-    twins = Shards(config.data.dir, config.data.twin_split) if config.data.twin_split else None
+    data = protocol.open_data(config)
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)
     sizes = workdir.model_sizes(config, tokenizer.vocab_size)
-    total = total_steps(config, len(pipeline.pairs(shards)))
+    pairs = len(pipeline.pairs(data.train))
+    total, epoch = total_steps(config, pairs), epoch_steps(config, pairs)
+    every = config.eval_every_steps or epoch
 
     mesh = sharding.make_mesh(config.fsdp)
     graphdef, _ = models.create(config.model.name, **sizes)
@@ -47,17 +50,23 @@ def train_and_evaluate(
     intake = workdir.intake(config, sizes)
     encoders = evaluate.make_encoders(graphdef)
 
-    def scores_of(params) -> dict[str, float]:
-        return evaluate.run(
+    trained_on = protocol.training(data)
+
+    def scores_of(params, shards, *, step: int, chosen: str) -> tuple[dict[str, float], dict]:
+        """Returns the metrics on a split, and what they stand for."""
+        scores = evaluate.run(
             encoders,
             params,
-            held_out,
+            shards,
             tokenizer,
             intake,
-            twins=twins,
+            twins=data.twins if shards is data.test else None,
             batch_size=config.eval_batch_size,
+            ties=TIES,
             progress=progress,
         )
+        stands_for = protocol.evaluation(shards, trained_on, step=step, chosen=chosen, ties=TIES)
+        return scores, stands_for
 
     with (
         jax.set_mesh(mesh),
@@ -68,7 +77,8 @@ def train_and_evaluate(
                 folder,
                 config,
                 vocab=vocab,
-                frame_policy=shards.manifest["frame_policy"],
+                frame_policy=data.train.manifest["frame_policy"],
+                trained_on=trained_on,
                 goes_on=checkpointer.latest is not None,
             )
         state, state_sharding = initial_state(
@@ -79,16 +89,25 @@ def train_and_evaluate(
         )
         first = int(state["step"])
         batches = pipeline.train(
-            shards, tokenizer, intake, batch_size=config.batch_size, seed=config.seed, first=first
+            data.train,
+            tokenizer,
+            intake,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first=first,
         )
-        reporter.start(first, state["params"])
+        plan = protocol.plan(config, data, total=total, epoch=epoch, every=every)
+        reporter.start(first, state["params"], plan)
         scores: dict[str, float] = {}
         for step in range(first, total + 1):
-            due = step == total or (step > first and step % config.eval_every_steps == 0)
+            due = step == total or (step > first and step % every == 0)
             if due:
                 reporter.flush(step)
-                scores = scores_of(state["params"])
-                reporter.evaluated(step, scores)
+                how = "as it is while training" if step < total else protocol.chosen(config, "last")
+                scores, stands_for = scores_of(
+                    state["params"], data.monitored, step=step, chosen=how
+                )
+                reporter.evaluated(step, scores, stands_for)
             if due or (step > first and step % config.save_every_steps == 0):
                 reporter.flush(step)
                 if checkpointer.latest is None or checkpointer.latest.step != step:
@@ -98,17 +117,39 @@ def train_and_evaluate(
             batch = reporter.timed(next, batches)
             state, measured = train_step(state, sharding.to_global(batch, mesh))
             reporter.add(step + 1, measured)
+        if config.select_on == "last":
+            return scores
+        best = checkpoint.best_step(checkpointer)
+        params = state["params"]
+        if best != total:
+            abstract = _abstract(state, state_sharding)
+            del state, params  # there need be no room for two
+            params = checkpoint.restore(checkpointer, abstract, best)["params"]
+        scores, stands_for = scores_of(
+            params, data.test, step=best, chosen=protocol.chosen(config, "best")
+        )
+        reporter.selected(scores, stands_for)
     return scores
 
 
 def total_steps(config: ml_collections.ConfigDict, pairs: int) -> int:
-    """Returns the steps of the whole run; a last partial batch of an epoch does not count."""
+    """Returns the steps of the whole run."""
+    return max(1, int(config.epochs * epoch_steps(config, pairs)))
+
+
+def epoch_steps(config: ml_collections.ConfigDict, pairs: int) -> int:
+    """Returns the steps of an epoch; a last partial batch does not count.
+
+    parity: the references' sampler repeats pairs until each of their GPUs has as many, which on
+    ActivityNet makes one step more (SPEC 13.1).
+    """
     if pairs < config.batch_size:
         raise ValueError(
             f"{config.data.dir} has {pairs} (video, caption) pairs, fewer than one batch of"
             f" {config.batch_size}: set config.batch_size to {pairs} or less."
         )
-    return max(1, int(config.epochs * (pairs // config.batch_size)))
+    gpus = config.reference_gpus
+    return -(-pairs // gpus) * gpus // config.batch_size
 
 
 def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tuple[dict, dict]:
@@ -126,12 +167,7 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(fresh, key)
     layout = sharding.shard_params(shapes, mesh)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        layout,
-    )
-    state = checkpoint.restore(checkpointer, abstract)
+    state = checkpoint.restore(checkpointer, _abstract(shapes, layout))
     if state is None:
         state = jax.jit(fresh, out_shardings=layout)(key)
         if config.init.clip:
@@ -143,6 +179,14 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
                 resize=config.init.resize,
             )
     return state, layout
+
+
+def _abstract(state: dict, layout: dict) -> dict:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        layout,
+    )
 
 
 def make_train_step(

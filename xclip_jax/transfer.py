@@ -12,6 +12,7 @@ from xclip_jax import (
     checkpoint,
     config_loader,
     convert,
+    frame_policy,
     hugging_face,
     models,
     resize_weights,
@@ -56,7 +57,8 @@ def import_file(file: Path | str, out: Path | str, overrides: Sequence[str] = ()
         source=str(file),
     )
     checkpoint.save_weights(out, params)
-    policy = {"name": "clip4clip_1fps", "rate": 1, "short_side": sizes["image_size"]}
+    name = config.data.frame_policy or frame_policy.DEFAULT
+    policy = {"name": name, "short_side": sizes["image_size"]}
     workdir.write(Path(out), config, vocab=vocab, frame_policy=policy, goes_on=False)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{found.what}: {count:,} parameters, as {_describe(config)}"
@@ -151,7 +153,7 @@ def _at_home(name: str, sizes: dict, found: Found):
     return models.create(name, **sizes | {key: min(sizes[key], n) for key, n in longest.items()})
 
 
-def export(folder: Path | str, to: str, out: Path | str, which: str = "last") -> list[Path]:
+def export(folder: Path | str, to: str, out: Path | str, which: str = "selected") -> list[Path]:
     """Writes a run's weights by the names of `to` into the folder `out`; returns the files.
 
     `pytorch` is the whole model as the references' state dicts have it, `openai` and

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from xclip_jax import frames
+from xclip_jax import frame_policy, frames
 
 # A frame of 8192 x 8192; ten hours of 1080p at 30 frames/s; nine hours at one sample a second.
 MAX_FRAME_PIXELS = 2**26
@@ -44,25 +45,31 @@ class VideoError(ValueError):
 def read(
     path: str | Path,
     *,
-    rate: int = 1,
+    policy: str = frame_policy.DEFAULT,
     start: float | None = None,
     end: float | None = None,
     short_side: int = 224,
 ) -> tuple[list[Image.Image], np.ndarray]:
     """Returns the sampled frames, resized, and the seconds of each after the clip's first frame."""
     images, times = [], []
-    for image, time in decode(path, plan(path, rate=rate, start=start, end=end)):
+    for image, time in decode(path, plan(path, policy=policy, start=start, end=end)):
         images.append(frames.resize_short_side(image, short_side))
         times.append(time)
     return images, np.array(times, np.float32)
 
 
 def plan(
-    path: str | Path, *, rate: int = 1, start: float | None = None, end: float | None = None
+    path: str | Path,
+    *,
+    policy: str = frame_policy.DEFAULT,
+    start: float | None = None,
+    end: float | None = None,
 ) -> np.ndarray:
     """Returns the indices of the frames to sample; fewer may be there if the data end early."""
+    parsed = frame_policy.parse(policy)
     frame_count, fps = probe(path)
-    indices = frames.second_indices(frame_count, fps, rate=rate, start=start, end=end)
+    times = _times(path, fps) if parsed.kind == "native" else None
+    indices = frame_policy.indices(parsed, frame_count, fps, times=times, start=start, end=end)
     if not len(indices):
         window = f"{start} to {end} s of {frame_count} frames at {fps:g} a second"
         raise VideoError(path, "zero frames", window)
@@ -87,6 +94,24 @@ def probe(path: str | Path) -> tuple[int, float]:
     return frame_count, fps
 
 
+def _times(path: str | Path, fps: float) -> np.ndarray:
+    """Returns the second of the file at which each frame is shown, from the packets alone."""
+    times = []
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        with contextlib.suppress(av.FFmpegError):  # what can be read counts
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard and len(times) < MAX_DECODED_FRAMES:
+                    times.append(packet.pts)
+        base = float(stream.time_base)
+        start = (container.start_time or 0) / av.time_base  # of the file: sound may come first
+        counted = container.format.name == "avi" or not times or None in times
+        delay = bool(stream.codec_context.has_b_frames)
+    if counted:  # AVI stores no times: ffmpeg counts, and a decoder that reorders is one behind
+        return (np.arange(len(times)) + delay) / fps
+    return np.sort(np.array(times, float)) * base - start
+
+
 def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Image, float]]:
     """Yields the frames of these ascending indices, upright and whole, and the time of each.
 
@@ -94,24 +119,46 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
     first failed read ends the originals' sampling); a damaged packet within is passed over, as
     OpenCV does.
     """
-    wanted = iter(indices)
+    wanted, reformatter = iter(indices), VideoReformatter()
     target, yielded = next(wanted, None), 0
+    for i, (frame, time) in enumerate(every_frame(path)):
+        if i == target:
+            image = upright(frame, path, reformatter)
+            while i == target:  # a policy of a higher rate than the clip's repeats frames
+                yield image, time
+                target, yielded = next(wanted, None), yielded + 1
+        if target is None:
+            return
+    if target is not None and not yielded:
+        raise VideoError(path, "zero frames", "its data end before the first frame wanted")
+
+
+def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Yields all frames that can be decoded, as they are, and the time of each from the first."""
     first_time, pixels = None, 0
     with _open(path) as container:
         stream = _video_stream(container, path)
         for i, frame in enumerate(_decoded(container, stream)):
-            if target is None:
-                return
             pixels += frame.width * frame.height
             if i >= MAX_DECODED_FRAMES or pixels > MAX_DECODED_PIXELS:
                 raise VideoError(path, "unreadable", f"too long: {i} frames, {pixels} pixels")
             time = frame.time if frame.time is not None else i / float(stream.guessed_rate or 1)
             first_time = time if first_time is None else first_time
-            if i == target:
-                yield _upright(frame, path), time - first_time
-                target, yielded = next(wanted, None), yielded + 1
-    if target is not None and not yielded:
-        raise VideoError(path, "zero frames", "its data end before the first frame wanted")
+            yield frame, time - first_time
+
+
+def upright(
+    frame: av.VideoFrame, path: str | Path, reformatter: VideoReformatter | None = None
+) -> Image.Image:
+    """Returns the frame in RGB, turned as its display matrix says.
+
+    A `reformatter` kept for all frames of a file saves the tables and threads of a new one each.
+    """
+    _check_size(frame.width, frame.height, path)  # it may change within a stream
+    reformatter = reformatter or VideoReformatter()
+    image = reformatter.reformat(frame, format="rgb24", threads=1).to_image()
+    turn = _TURNS.get(round(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 @contextlib.contextmanager
@@ -133,16 +180,24 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
 def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
     if container.format.name == "tty":  # ffmpeg would draw any text file
         raise VideoError(path, "unreadable", "a text file")
-    # The best stream is the largest one that is no cover picture; OpenCV takes the first.
-    stream = container.streams.best("video")
-    if stream is None:
+    # The largest stream: ffmpeg's own choice goes by bit rates, which many files do not tell, and
+    # OpenCV takes the first. A cover picture is no video.
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
         raise VideoError(path, "no video stream")
+    stream = max(streams, key=_pixels)
     if stream.codec_context is None:
         raise VideoError(path, "unreadable", "a codec that ffmpeg does not know")
     _check_size(stream.codec_context.width, stream.codec_context.height, path)
     stream.thread_type = "NONE"  # clips are decoded in parallel, one process each
     stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
+
+
+def _pixels(stream: av.VideoStream) -> int:
+    codec = stream.codec_context  # None of a codec that ffmpeg does not know
+    return codec.width * codec.height if codec else 0
 
 
 def _check_size(width: int, height: int, path: str | Path) -> None:
@@ -188,10 +243,3 @@ def _decoded(
         except av.FFmpegError:
             continue
         yield from decoded
-
-
-def _upright(frame: av.VideoFrame, path: str | Path) -> Image.Image:
-    _check_size(frame.width, frame.height, path)  # it may change within a stream
-    image = frame.to_image()
-    turn = _TURNS.get(round(frame.rotation) % 360)
-    return image if turn is None else image.transpose(turn)

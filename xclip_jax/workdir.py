@@ -1,6 +1,6 @@
 """What a run's folder holds: config, vocabulary, frame policy and checkpoints travel together.
 
-config.json     the whole config, the frame policy of the shards, the package's version
+config.json     the whole config, the frame policy of the shards, what was trained on, the version
 vocab.*         the vocabulary the model was trained with
 checkpoints/    one folder a step
 metrics.jsonl   one line a report or evaluation
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from xclip_jax import checkpoint, models, tokenizer
+from xclip_jax import checkpoint, models, protocol, tokenizer
 from xclip_jax.input import Intake
 from xclip_jax.version import __version__
 
@@ -28,7 +28,11 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
 
 
 class Trained(NamedTuple):
-    """A trained model and all it takes to use it."""
+    """A trained model and all it takes to use it.
+
+    `trained_on` are `protocol.training`'s facts, empty for converted weights; `chosen` says in
+    words how this checkpoint was chosen.
+    """
 
     graphdef: object
     params: dict
@@ -37,6 +41,8 @@ class Trained(NamedTuple):
     config: ml_collections.ConfigDict
     tokenizer: tokenizer.Tokenizer
     frame_policy: dict
+    trained_on: dict
+    chosen: str
 
 
 def model_sizes(config: ml_collections.ConfigDict, vocab_size: int) -> dict:
@@ -78,6 +84,13 @@ def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
         sizes["max_frames"],
         sizes["image_size"],
         config.data.slice_position,
+        # Runs of earlier versions have none of these.
+        frame_policy=config.data.get("frame_policy", ""),
+        frame_divisor=config.data.get("frame_divisor", 1),
+        frame_jitter=config.data.get("frame_jitter", False),
+        train_frame_order=config.data.get("train_frame_order", 0),
+        eval_frame_order=config.data.get("eval_frame_order", 0),
+        frame_seed=config.seed,
     )
 
 
@@ -88,6 +101,7 @@ def write(
     vocab: Path,
     frame_policy: dict,
     goes_on: bool,
+    trained_on: dict | None = None,
 ) -> None:
     """Writes config.json and a copy of the vocabulary, or checks them where the run goes on.
 
@@ -98,6 +112,7 @@ def write(
     facts = {
         "config": json.loads(config.to_json()),
         "frame_policy": frame_policy,
+        "trained_on": trained_on or {},
         "version": __version__,
     }
     if goes_on and file.exists():
@@ -129,8 +144,9 @@ def write(
     temporary.replace(file)
 
 
-def load(workdir: Path | str, which: str = "last") -> Trained:
-    """Returns the model of a run at checkpoint `which`: "last", "best" or a step."""
+def load(workdir: Path | str, which: str = "selected") -> Trained:
+    """Returns the model of a run at checkpoint `which`: "last", "best" or a step, or "selected",
+    which of the two the run's `select_on` means."""
     workdir = Path(workdir)
     file = workdir / "config.json"
     if not file.exists():
@@ -142,10 +158,23 @@ def load(workdir: Path | str, which: str = "last") -> Trained:
     words = tokenizer.load(_vocab(workdir))
     sizes = model_sizes(config, words.vocab_size)
     graphdef, abstract = models.create(config.model.name, **sizes)
+    if which == "selected":
+        which = "last" if config.get("select_on", "last") == "last" else "best"
     params, step = checkpoint.load_params(workdir, which)
     check_shapes(params, abstract, workdir)
+    taken = intake(config, sizes)
+    if not taken.frame_policy:  # trained on all that was stored: so it is to be evaluated
+        taken = taken._replace(frame_policy=facts["frame_policy"]["name"])
     return Trained(
-        graphdef, params, step, intake(config, sizes), config, words, facts["frame_policy"]
+        graphdef,
+        params,
+        step,
+        taken,
+        config,
+        words,
+        facts["frame_policy"],
+        facts.get("trained_on", {}),
+        protocol.chosen(config, which),
     )
 
 

@@ -1,0 +1,1 @@
+"""ActivityNet Captions: long videos, each with a paragraph."""

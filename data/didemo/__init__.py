@@ -1,0 +1,1 @@
+"""DiDeMo: Flickr videos of half a minute, a paragraph of descriptions each."""

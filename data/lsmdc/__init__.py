@@ -1,0 +1,1 @@
+"""LSMDC: clips of movies, one audio description each."""

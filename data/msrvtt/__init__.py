@@ -1,0 +1,1 @@
+"""MSR-VTT: 10,000 clips with 20 captions each."""

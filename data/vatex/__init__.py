@@ -1,0 +1,1 @@
+"""VATEX: clips of ten seconds with ten English captions each."""

@@ -1,0 +1,189 @@
+"""What a score means: which data, how much of the published split is there, which checkpoint.
+
+A number without these cannot be compared, so every evaluation prints and writes them.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from xclip_jax.holdout import Part, hold_out
+from xclip_jax.records import Shards
+
+SELECT_ON = ("last", "val", "test")
+
+
+class Data(NamedTuple):
+    """The splits that a run reads; `val` and `twins` are None where it has none."""
+
+    train: Shards | Part
+    val: Shards | Part | None
+    test: Shards
+    twins: Shards | None
+
+    @property
+    def monitored(self) -> Shards | Part:
+        """What is evaluated while training goes on, and what the best checkpoint is best on."""
+        return self.val or self.test
+
+
+def open_data(config) -> Data:
+    """Returns the splits that a config names; raises one ValueError for all that is wrong in it."""
+    data, on_val = config.data, config.select_on == "val"
+    problems = []
+    if config.select_on not in SELECT_ON:
+        problems.append(f"config.select_on={config.select_on!r}: expected {' or '.join(SELECT_ON)}")
+    if on_val and bool(data.val_split) == bool(data.held_out):
+        given = "both are" if data.held_out else "neither is"
+        problems.append(
+            "config.select_on=val chooses on config.data.val_split, or on the"
+            f" config.data.held_out=N videos held out of training: {given} given, give one"
+        )
+    if data.held_out and not on_val:
+        problems.append(
+            f"config.data.held_out={data.held_out} is for config.select_on=val, not"
+            f" {config.select_on}"
+        )
+    if problems:
+        raise ValueError("; ".join(problems) + ".")
+    train, val = Shards(data.dir, data.train_split), None
+    if on_val and data.val_split:
+        val = Shards(data.dir, data.val_split)
+    elif on_val:
+        train, val = hold_out(train, data.held_out, seed=config.seed)
+    twins = Shards(data.dir, data.twin_split) if data.twin_split else None
+    return Data(train, val, Shards(data.dir, data.eval_split), twins)
+
+
+def facts(shards: Shards | Part) -> dict:
+    """Returns what is there of a split, and what its published protocol has of it."""
+    known = shards.manifest["splits"].get(shards.split, {})
+    counts = shards.captions_per_video
+    published = known.get("official")
+    return {
+        "data_set": shards.manifest["name"],
+        "split": shards.split,
+        "videos": len(shards),
+        "captions": int(counts.sum()),
+        "captions_per_video": [int(counts.min()), int(counts.max())],
+        "published": published,  # videos and captions, None where nobody published any
+        "complete": known.get("complete") is True,
+    }
+
+
+def training(data: Data) -> dict:
+    """Returns the facts of what a run trains and chooses on, for all its later evaluations."""
+    chosen_on = {}
+    if data.val:
+        tested = np.isin(data.val.video_ids, data.test.video_ids)
+        chosen_on = {"val": facts(data.val) | {"videos_tested_on": int(tested.sum())}}
+    held_out = len(data.val) if isinstance(data.val, Part) else 0
+    return facts(data.train) | {"held_out": held_out} | chosen_on
+
+
+def evaluation(
+    shards: Shards | Part, trained_on: dict, *, step: int, chosen: str, ties: str
+) -> dict:
+    """Returns all that an evaluation's numbers stand for, for its JSON line and `lines`.
+
+    It is official where the whole split is there, and all of the training split of that data set
+    was; what is not known of the training, as of converted weights, does not count against it.
+    """
+    split = facts(shards)
+    same = trained_on.get("data_set") == split["data_set"]
+    return split | {
+        "official": split["complete"] and not (same and not trained_on["complete"]),
+        "trained_on": trained_on,
+        "step": step,
+        "chosen": chosen,
+        "ties": ties,
+        "post_processing": "none",
+    }
+
+
+def chosen(config, which: str) -> str:
+    """Returns how the checkpoint "last", "best" or a step was chosen, in words."""
+    if which not in ("last", "best"):
+        return "asked for by its step"
+    if which == "last":
+        return "the last, not chosen by any score"
+    data = config.data
+    if config.get("select_on") != "val":
+        return f"the best t2v/r1 on {data.eval_split}, which is the split to test on"
+    on = f"{data.held_out} videos held out of {data.train_split}"
+    return f"the best t2v/r1 on {data.val_split or on}"
+
+
+def lines(protocol: dict) -> str:
+    """Returns an evaluation's protocol for the screen."""
+    trained_on = protocol["trained_on"]
+    if protocol["official"]:
+        standing = "official"
+    elif protocol["complete"]:
+        standing = "not official: the training split was not complete"
+    else:
+        standing = f"not official: {_missing(protocol)}"
+    text = [f"{protocol['data_set']}, {_size(protocol)}; {standing}"]
+    if trained_on:
+        text.append(f"trained on {trained_on['data_set']}, {describe(trained_on)}")
+        text += _tested_too(trained_on)
+    text.append(
+        f"checkpoint: step {protocol['step']}, {protocol['chosen']}; ties: {protocol['ties']};"
+        " post-processing: none"
+    )
+    return "\n".join(text)
+
+
+def describe(split: dict) -> str:
+    """Returns a split's size, and whether it is all of the published one."""
+    standing = "complete" if split["complete"] else f"not complete: {_missing(split)}"
+    return f"{_size(split)}; {standing if split['published'] else _missing(split)}"
+
+
+def plan(config, data: Data, *, total: int, epoch: int, every: int) -> str:
+    """Returns what is about to be trained, evaluated and chosen, for the screen."""
+    warmup = math.ceil(round(config.optimizer.warmup_fraction * total, 6))
+    trained_on = training(data)
+    choice = chosen(config, "last" if config.select_on == "last" else "best")
+    rows = [
+        ("data", f"{trained_on['data_set']} in {config.data.dir}"),
+        ("trained on", describe(trained_on)),
+        *([("chosen on", describe(trained_on["val"]))] if data.val else []),
+        *(("", line) for line in _tested_too(trained_on)),
+        ("tested on", describe(facts(data.test))),
+        (
+            "schedule",
+            f"{config.batch_size} pairs a step, {epoch:,} steps an epoch, {config.epochs:g} epochs:"
+            f" {total:,} steps, {warmup:,} of them warm-up",
+        ),
+        ("checkpoint", f"{choice}; {data.monitored.split} is evaluated every {every:,} steps"),
+        ("weights", f"from {config.init.clip}" if config.init.clip else "random"),
+    ]
+    return "\n".join(f"{name:<12}{text}" for name, text in rows)
+
+
+def _size(split: dict) -> str:
+    least, most = split["captions_per_video"]
+    each = f"{least}" if least == most else f"{least} to {most}"
+    held_out = f", {split['held_out']:,} more held out" if split.get("held_out") else ""
+    return (
+        f"split {split['split']}: {split['videos']:,} videos, {split['captions']:,} captions"
+        f" ({each} a video){held_out}"
+    )
+
+
+def _missing(split: dict) -> str:
+    if not split["published"]:
+        return "no published protocol has this split"
+    videos, captions = split["published"]
+    held_out = split.get("held_out", 0)
+    rest = "" if held_out else f", {split['captions']:,} of {captions:,} captions"
+    return f"{split['videos'] + held_out:,} of {videos:,} videos{rest}"
+
+
+def _tested_too(trained_on: dict) -> list[str]:
+    val = trained_on.get("val", {})
+    if not val.get("videos_tested_on"):
+        return []
+    return [f"{val['videos_tested_on']:,} videos of {val['split']} are tested on too"]
