@@ -20,11 +20,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from xclip_jax import frame_policy, frames
+from xclip_jax import frame_policy, frames, remote
 from xclip_jax.data import benchmark as benchmarks
-from xclip_jax.data import catalog, coverage, disk, index
+from xclip_jax.data import catalog, coverage, disk, index, publish
 from xclip_jax.data.benchmark import Benchmark
 from xclip_jax.data.clips import Clip, decode, fingerprint, of_benchmark, problems, several
+from xclip_jax.data.processes import parallel
 from xclip_jax.data.shard_builder import ShardBuilder
 from xclip_jax.version import __version__
 
@@ -50,7 +51,7 @@ def build(clips: list[Clip], out: str | Path, *, name: str, source: str = "", **
     windows = {clip.video_id: (clip.start, clip.end) for clip in clips}
     benchmark = Benchmark(name, splits, {}, windows)
     paths = {clip.video_id: clip.path for clip in clips}
-    with disk.needed(Path(out)):
+    with disk.needed(out):
         return _build(benchmark, paths, out, source=source, **settings)
 
 
@@ -76,7 +77,7 @@ def build_benchmark(
             vocab.
     """
     _check(benchmark.name, settings.get("policy", frame_policy.DEFAULT), settings.get("vocab"))
-    paths = catalog.find(benchmark, Path(video_root))
+    paths = catalog.find(benchmark, video_root)
     workers = settings.get("workers")
     covered = coverage.cover(
         benchmark, paths, max_words=max_words, count_tokens=count_tokens, workers=workers
@@ -84,7 +85,7 @@ def build_benchmark(
     print(coverage.table(covered), flush=True)
     # The videos that are left out stand under "skipped" with their reasons.
     facts = {key: covered[key] for key in covered if key not in ("missing", "unreadable", "notes")}
-    with disk.needed(Path(out)):
+    with disk.needed(out):
         return _build(benchmark, paths, out, facts={"coverage": facts}, **settings)
 
 
@@ -100,6 +101,7 @@ def _build(
     source: str = "",
     vocab: str | Path | None = None,
     facts: dict | None = None,
+    run: Callable = parallel,
 ) -> dict:
     """Writes shards, indices and manifest into `out`, which `records.Shards` then reads.
 
@@ -108,7 +110,8 @@ def _build(
     Args:
         benchmark: the splits, in the order to be read in.
         paths: video id -> file; videos without one are skipped as missing.
-        out: the folder; unfinished work lies in its `.work` and is taken up by the next build.
+        out: the folder, or an address such as gs://bucket/shards; unfinished work lies in its
+            `.work` and is taken up by the next build.
         policy: which frames to store, a name that `frame_policy` knows.
         short_side: the pixels of each frame's shorter side.
         workers: decoding processes; by default one a core.
@@ -116,55 +119,59 @@ def _build(
         source: where it all comes from, for the manifest.
         vocab: a vocabulary file to lay beside the shards.
         facts: more to note in the manifest.
+        run: what decodes in parallel, as `clips.decode` takes it.
 
     Returns:
         The manifest.
     """
-    out, settings = Path(out), {"policy": policy, "short_side": short_side}
+    out, settings = remote.place(out), {"policy": policy, "short_side": short_side}
     clips = of_benchmark(benchmark, paths)
     _check(benchmark.name, policy, vocab)
     identity = _identity(benchmark, clips, settings, [source, vocab and _sha256(vocab)])
-    old = _read_manifest(out)
+    old = publish.read_manifest(out)
     if old.get("fingerprint") == identity:
         print(f"{out}: already built from these clips with these settings.", file=sys.stderr)
         return old
 
     work = out / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    decoded, skipped = decode(clips, work, **settings, workers=workers, allow_missing=allow_missing)
+    decoded, skipped = decode(
+        clips, work, **settings, workers=workers, allow_missing=allow_missing, run=run
+    )
     stored = {clip.video_id: clip.captions for clip, _ in decoded}
     splits = _present(benchmark, stored)
-    written = _write(benchmark.name, decoded, work / "shards")
-    index.write(written, splits, stored)
-    if vocab:
-        shutil.copyfile(vocab, written / Path(vocab).name)
-    manifest = {
-        "format": FORMAT,
-        "name": benchmark.name,
-        "source": source,
-        "fingerprint": identity,
-        "frame_policy": {
-            "name": policy,
-            "short_side": short_side,
-            "jpeg_quality": frames.JPEG_QUALITY,
-            "jpeg_subsampling": frames.JPEG_SUBSAMPLING,
-        },
-        "versions": _versions(),
-        "splits": {split: _counts(benchmark, split, members) for split, members in splits.items()},
-        "videos": len(decoded),
-        "notes": list(benchmark.notes),
-        **(facts or {}),
-        "vocab": Path(vocab).name if vocab else None,
-        "skipped": [
-            line
-            | {"splits": [s for s, members in benchmark.splits.items() if line["id"] in members]}
-            for line in skipped
-        ],
-        "ended_early": _ended_early(decoded),
-        "sha256": {path.name: _sha256(path) for path in tqdm(sorted(written.iterdir()), "check")},
-    }
-    _publish(written, out, old, manifest)
-    shutil.rmtree(work)
+    with publish.staging(work) as folder:
+        decoded = publish.fetched(decoded, folder)
+        written = _write(benchmark.name, decoded, folder / "shards")
+        index.write(written, splits, stored)
+        if vocab:
+            shutil.copyfile(vocab, written / Path(vocab).name)
+        files = tqdm(sorted(written.iterdir()), "check")
+        manifest = {
+            "format": FORMAT,
+            "name": benchmark.name,
+            "source": source,
+            "fingerprint": identity,
+            "frame_policy": {
+                "name": policy,
+                "short_side": short_side,
+                "jpeg_quality": frames.JPEG_QUALITY,
+                "jpeg_subsampling": frames.JPEG_SUBSAMPLING,
+            },
+            "versions": _versions(),
+            "splits": {s: _counts(benchmark, s, members) for s, members in splits.items()},
+            "videos": len(decoded),
+            "notes": list(benchmark.notes),
+            **(facts or {}),
+            "vocab": Path(vocab).name if vocab else None,
+            "skipped": [
+                line | {"splits": [s for s, them in benchmark.splits.items() if line["id"] in them]}
+                for line in skipped
+            ],
+            "ended_early": _ended_early(decoded),
+            "sha256": {path.name: _sha256(path) for path in files},
+        }
+        publish.publish(written, out, old, manifest)
     return manifest
 
 
@@ -237,25 +244,6 @@ def _ended_early(decoded: list) -> list[dict]:
             line = "ended early {id}: {frames} of {planned} frames".format(**found[-1])
             print(line, file=sys.stderr)
     return found
-
-
-def _publish(written: Path, out: Path, old: dict, manifest: dict) -> None:
-    """Moves the finished files into place; the old manifest goes first, the new one comes last."""
-    (out / "manifest.json").unlink(missing_ok=True)
-    for name in old.get("sha256", {}):
-        (out / name).unlink(missing_ok=True)
-    for path in written.iterdir():
-        os.replace(path, out / path.name)
-    partial = out / ".work" / "manifest.json"
-    partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, out / "manifest.json")
-
-
-def _read_manifest(out: Path) -> dict:
-    """Returns the manifest of a finished build; empty if there is none that can be read."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    return {}
 
 
 def _versions() -> dict[str, str]:

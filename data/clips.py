@@ -8,9 +8,9 @@ worker processes start without TensorFlow Datasets.
 import collections
 import hashlib
 import json
-import os
 import re
 import sys
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,11 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from xclip_jax import frames, video
+from xclip_jax import frames, remote, video
 from xclip_jax.data import index
 from xclip_jax.data.benchmark import Benchmark, videos
 from xclip_jax.data.processes import parallel
+from xclip_jax.remote import RemotePath
 
 MAX_SKIPPED = 0.01
 # A record must stay within what memory and protocol buffers can take.
@@ -34,14 +35,14 @@ class Clip(NamedTuple):
     """One video, or a window of one in seconds, with its captions; no path where it is missing."""
 
     video_id: str
-    path: Path | None
+    path: Path | RemotePath | None
     captions: list[str]
     start: float | None = None
     end: float | None = None
     split: str = "train"
 
 
-def of_benchmark(benchmark: Benchmark, paths: dict[str, Path]) -> list[Clip]:
+def of_benchmark(benchmark: Benchmark, paths: dict[str, Path | RemotePath]) -> list[Clip]:
     """Returns every video of a benchmark once, with the captions of all its splits."""
     return [
         Clip(
@@ -84,11 +85,12 @@ def several(lines: list[str]) -> str:
 def fingerprint(clip: Clip, *, policy: str, short_side: int) -> str | None:
     """Returns a name for the clip's frames under these settings; None if its file is missing."""
     try:
-        stat = Path(clip.path).stat()
+        path = remote.place(clip.path)
+        version = remote.version(path)
     except (OSError, TypeError):
         return None
     made_of = [
-        [str(Path(clip.path).absolute()), stat.st_size, stat.st_mtime_ns, clip.start, clip.end],
+        [str(path.absolute()), *version, clip.start, clip.end],
         [policy, short_side, frames.JPEG_QUALITY, frames.JPEG_SUBSAMPLING],
         [av.__version__, PIL.__version__],
     ]
@@ -106,27 +108,30 @@ def load(path: Path) -> tuple[list[bytes], np.ndarray]:
 
 def decode(
     clips: list[Clip],
-    work: Path,
+    work: Path | RemotePath,
     *,
     policy: str,
     short_side: int,
     workers: int | None = None,
     allow_missing: bool = False,
-) -> tuple[list[tuple[Clip, Path]], list[dict]]:
+    run: Callable = parallel,
+) -> tuple[list[tuple[Clip, Path | RemotePath]], list[dict]]:
     """Decodes the clips into files in `work`; returns each clip with its file, and those skipped.
 
-    Both keep the clips' order. More than 1 % skipped is an error unless `allow_missing`.
+    Both keep the clips' order. More than 1 % skipped is an error unless `allow_missing`. `run` is
+    `parallel` here, or that of `data.beam` to decode on other machines.
     """
     names = [fingerprint(clip, policy=policy, short_side=short_side) for clip in clips]
     paths = [work / f"{name}.npz" if name else None for name in names]
+    finished = remote.names(work)
     jobs = {
         path: (clip, path, policy, short_side)
         for clip, path in zip(clips, paths, strict=True)
-        if path and not path.exists()
+        if path and path.name not in finished
     }
     wrong = {}
     with tqdm(total=len(clips), initial=len(clips) - len(jobs), desc="decode", unit="clip") as bar:
-        for path, problem in parallel(_decode, jobs, workers):
+        for path, problem in run(_decode, jobs, workers):
             if isinstance(problem, BrokenProcessPool):
                 detail = "its decoding process died"
                 problem = str(video.VideoError(jobs[path][0].path, "unreadable", detail))
@@ -151,34 +156,29 @@ def decode(
     return done, skipped
 
 
-def _decode(clip: Clip, path: Path, policy: str, short_side: int) -> str | None:
+def _decode(clip: Clip, path: Path | RemotePath, policy: str, short_side: int) -> str | None:
     """Decodes one clip into its file, whole or not at all; returns what was wrong."""
     jpegs, timestamps, size = [], [], 0
     try:
-        planned = video.plan(clip.path, policy=policy, start=clip.start, end=clip.end)
-        for image, time in video.decode(clip.path, planned):
-            jpegs.append(frames.encode_jpeg(frames.resize_short_side(image, short_side)))
-            timestamps.append(time)
-            size += len(jpegs[-1])
-            if size > MAX_CLIP_BYTES:
-                raise video.VideoError(clip.path, "unreadable", "more than 1 GiB of frames")
+        with remote.local(clip.path) as source:
+            planned = video.plan(source, policy=policy, start=clip.start, end=clip.end)
+            for image, time in video.decode(source, planned):
+                jpegs.append(frames.encode_jpeg(frames.resize_short_side(image, short_side)))
+                timestamps.append(time)
+                size += len(jpegs[-1])
+                if size > MAX_CLIP_BYTES:
+                    raise video.VideoError(source, "unreadable", "more than 1 GiB of frames")
     except video.VideoError as error:
-        return str(error)
+        return str(video.VideoError(clip.path, *error.args[1:]))  # not the name of a copy
     except Exception as error:  # one strange clip must not cost the others
         detail = f"{type(error).__name__}: {error}"
         return str(video.VideoError(clip.path, "unreadable", detail))
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                data=np.frombuffer(b"".join(jpegs), np.uint8),
-                lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
-                timestamps=np.array(timestamps, np.float32),
-                planned=len(planned),  # more than there are, if the data ended early
-            )
-        os.replace(partial, path)
-    except OSError:  # a full disk: what was begun takes room
-        partial.unlink(missing_ok=True)
-        raise
+    with remote.written(path) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            data=np.frombuffer(b"".join(jpegs), np.uint8),
+            lengths=np.array([len(jpeg) for jpeg in jpegs], np.int64),
+            timestamps=np.array(timestamps, np.float32),
+            planned=len(planned),  # more than there are, if the data ended early
+        )
     return None

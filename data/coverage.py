@@ -4,16 +4,16 @@ Captions are only counted and measured here; nothing is written.
 """
 
 import collections
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from xclip_jax import video
+from xclip_jax import remote, video
 from xclip_jax.data.benchmark import Benchmark, count, videos
 from xclip_jax.data.processes import parallel
+from xclip_jax.remote import RemotePath
 
 SHOWN = 10  # missing ids
 
@@ -69,8 +69,17 @@ def cover(
 
 
 def probe(paths: dict[str, Path], workers: int | None) -> dict[str, str]:
-    """Returns the videos whose first frame cannot be had, and why."""
-    jobs, broken = {video_id: (path,) for video_id, path in paths.items()}, {}
+    """Returns the videos whose first frame cannot be had, and why.
+
+    Those on other machines are not fetched for it: the build finds what is wrong with them.
+    """
+    away = {v: path for v, path in paths.items() if isinstance(path, RemotePath)}
+    broken = {
+        v: f"{path}: unreadable (it is empty)"
+        for v, path in away.items()
+        if not remote.version(path)[0]
+    }
+    jobs = {video_id: (path,) for video_id, path in paths.items() if video_id not in away}
     with tqdm(total=len(jobs), desc="probe", unit="video", disable=not jobs) as bar:
         for video_id, reason in parallel(_problem, jobs, workers):
             if isinstance(reason, BrokenProcessPool):
@@ -104,7 +113,7 @@ def _doubled(paths: dict[str, Path]) -> dict[str, list[str]]:
     """Returns the files that several ids are found in."""
     ids = collections.defaultdict(list)
     for video_id, path in paths.items():
-        ids[os.path.realpath(path)].append(video_id)
+        ids[str(path.resolve())].append(video_id)
     return {path: several for path, several in ids.items() if len(several) > 1}
 
 

@@ -10,7 +10,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def needed(folder: Path) -> Iterator[None]:
+def needed(folder: str | Path) -> Iterator[None]:
     """Turns what is raised within, where there is no room left for `folder`, into a ValueError."""
     try:
         yield

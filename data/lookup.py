@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from xclip_jax import remote
 from xclip_jax.data.clips import several
+from xclip_jax.remote import RemotePath
 
 PREFERRED = (".mp4", ".webm")
 UNFINISHED = (".part", ".ytdl", ".crdownload", ".partial", ".tmp", ".download", ".aria2", ".!ut")
@@ -27,7 +29,7 @@ def find(
     *,
     names: Callable[[str], Iterable[str]] | None = None,
     id_names: Callable[[str], Iterable[str]] | None = None,
-) -> dict[str, Path]:
+) -> dict[str, Path | RemotePath]:
     """Returns the file of each id that has one, in the order of the ids.
 
     Files that answer to the id itself go before those that answer to another form of it. Of several
@@ -35,13 +37,14 @@ def find(
     then the alphabet; a line says so and names them.
 
     Args:
-        root: a folder, searched with all folders in it; links are followed, each folder once.
+        root: a folder, searched with all folders in it; links are followed, each folder once. Or
+            the address of one.
         ids: what to look for.
         names: from a file's name to the names it answers to; by default the name without its
             last suffix.
         id_names: from an id to the names it is looked for under, the best first; by default itself.
     """
-    root = Path(root)
+    root = remote.place(root)
     if not root.is_dir():
         raise FileNotFoundError(f"No folder of videos {root}.")
     ids = list(dict.fromkeys(ids))
@@ -106,8 +109,17 @@ def _wanted(ids: list[str], id_names: Callable | None) -> dict[str, list[tuple[i
     }
 
 
-def _files(root: Path) -> Iterable[Path]:
-    """Yields the files that may be videos; every folder once, so that a circle of links ends."""
+def _files(root: Path | RemotePath) -> Iterable[Path | RemotePath]:
+    """Yields the files that may be videos."""
+    for path in root.files() if isinstance(root, RemotePath) else _walk(root):
+        suffix = path.suffix.lower()
+        unfinished = suffix.startswith(UNFINISHED)  # also .part-Frag3
+        if not path.name.startswith(".") and not unfinished and suffix not in SIDECARS:
+            yield path
+
+
+def _walk(root: Path) -> Iterable[Path]:
+    """Yields the files below; every folder once, so that a circle of links ends."""
     seen = set()
 
     def fail(error: OSError):
@@ -121,10 +133,7 @@ def _files(root: Path) -> Iterable[Path]:
         seen.add((stat.st_dev, stat.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()
-            unfinished = suffix.startswith(UNFINISHED)  # also .part-Frag3
-            if not name.startswith(".") and not unfinished and suffix not in SIDECARS:
-                yield Path(folder, name)
+            yield Path(folder, name)
 
 
 def _distinct(ranks: dict[Path, int]) -> list[Path]:
@@ -144,8 +153,8 @@ def _distinct(ranks: dict[Path, int]) -> list[Path]:
     return list(files.values())
 
 
-def _size(path: Path) -> int:
+def _size(path: Path | RemotePath) -> int:
     try:
-        return path.stat().st_size
+        return remote.version(path)[0] or 0
     except OSError:  # a link to nothing
         return 0

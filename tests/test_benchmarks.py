@@ -109,6 +109,32 @@ def test_the_table_of_systems_trains_each_seed_and_goes_on_with_finished_runs(
     assert again == first and first in table.page([first], "the command", table.machine())
 
 
+def test_a_build_stores_the_frames_that_opencv_finds(tmp_path, capsys):
+    pytest.importorskip("cv2")
+    from rendered import render
+
+    for name, count in (("a", 31), ("b", 58)):
+        render(tmp_path / f"{name}.mp4", count, fps=10)
+
+    line = lines_of("build", capsys, "--videos", str(tmp_path), "--workers", "1", "--repeats", "1")
+
+    assert (line["clips"], line["workers"], line["frames"]) == (2, 1, 4 + 6)
+    assert line["equal_frames"] == 10 and line["other_counts"] == {}
+    rates = line["clips_per_second"]
+    faster = rates["ours"] / rates["opencv"]
+    assert line["times_faster_than_opencv"] == pytest.approx(faster, rel=0.05)
+
+
+def test_without_opencv_the_build_is_not_measured_and_says_what_to_install(monkeypatch, capsys):
+    build = importlib.import_module("build")
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+
+    with pytest.raises(SystemExit):
+        build.main([])
+
+    assert "pip install opencv-python-headless" in capsys.readouterr().err
+
+
 def test_the_peak_is_that_of_the_device_and_its_arithmetic(monkeypatch):
     measure = importlib.import_module("measure")
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from rendered import render
 
 from xclip_jax.data import clips as clips_module
-from xclip_jax.data.build import build
+from xclip_jax.data.benchmark import Benchmark
+from xclip_jax.data.build import build, build_benchmark
 from xclip_jax.data.clips import Clip
+from xclip_jax.data.processes import parallel
 from xclip_jax.records import Shards
 
 
@@ -82,9 +84,57 @@ def test_a_killed_build_goes_on_where_it_was_and_leaves_no_process(tmp_path):
     ]
 
 
-def start(folder, count):
-    (folder / "build.py").write_text(BUILD)
-    command = [sys.executable, "build.py", str(folder), str(count), "out"]
+BENCHMARK = """
+import sys
+from pathlib import Path
+from xclip_jax.data.benchmark import Benchmark
+from xclip_jax.data.build import build_benchmark
+if __name__ == "__main__":
+    folder, count, out = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    texts = {str(i): [f"number {i}"] for i in range(count)}
+    splits = {"train": texts, "test": {"3": texts["3"]}}
+    videos = folder / "videos"
+    build_benchmark(Benchmark("tiny", splits, {}), videos, out, short_side=24, workers=2)
+"""
+
+
+def test_a_killed_build_of_a_benchmark_ends_in_the_shards_of_one_that_was_not_killed(tmp_path):
+    videos, work, again = tmp_path / "videos", tmp_path / "killed/.work", []
+    videos.mkdir()
+    many(videos, 30)
+    texts = {str(i): [f"number {i}"] for i in range(30)}
+    benchmark = Benchmark("tiny", {"train": texts, "test": {"3": texts["3"]}}, {})
+    process = start(tmp_path, 30, BENCHMARK, "killed")
+    wait(lambda: len(list(work.glob("*.npz"))) >= 5)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    wait(lambda: not any(alive(worker) for worker in workers))
+    done = set(work.glob("*.npz"))
+    assert 5 <= len(done) < 30 and not (tmp_path / "killed/manifest.json").exists()
+
+    def noted(decode, jobs, workers):
+        again.extend(jobs)
+        return parallel(decode, jobs, workers)
+
+    manifests = [
+        build_benchmark(benchmark, videos, tmp_path / out, short_side=24, workers=2, run=noted)
+        for out in ("killed", "whole")
+    ]
+
+    assert len(again) == 60 - len(done) and not done & set(again)
+    for manifest in manifests:  # TensorFlow orders a record's features as it likes
+        manifest["sha256"] = set(manifest["sha256"])
+    assert manifests[0] == manifests[1] and manifests[0]["videos"] == 30
+    for split in ("train", "test"):
+        records = [list(Shards(tmp_path / out, split)) for out in ("killed", "whole")]
+        for record, other in zip(*records, strict=True):
+            assert record._replace(timestamps=0) == other._replace(timestamps=0)
+
+
+def start(folder, count, script=BUILD, out="out"):
+    (folder / "build.py").write_text(script)
+    command = [sys.executable, "build.py", str(folder), str(count), out]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
 
 

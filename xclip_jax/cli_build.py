@@ -56,6 +56,15 @@ def add(command: Callable) -> None:
     build.add_argument("--seed", type=int, default=0, help="shapes: of the generator")
     build.add_argument("--workers", type=int, help="processes (default: one a core)")
     build.add_argument(
+        "--runner",
+        help="decode on Apache Beam's DirectRunner, DataflowRunner, FlinkRunner or SparkRunner",
+    )
+    build.add_argument(
+        "--beam-options",
+        default="",
+        help="Beam's and the runner's, in one: '--project=P --region=R --temp_location=gs://...'",
+    )
+    build.add_argument(
         "--allow-missing", action="store_true", help="build although over 1 %% of clips fail"
     )
 
@@ -71,6 +80,8 @@ def _build(arguments) -> None:
         raise ValueError(f"--rate {arguments.rate} and --policy {arguments.policy}: give one.")
     if not arguments.out and not arguments.dry_run:
         raise ValueError(f"build {arguments.name} needs --out FOLDER, for the shards.")
+    if arguments.beam_options and not arguments.runner:
+        raise ValueError(f"--beam-options {arguments.beam_options!r} needs a --runner.")
     if not arguments.dry_run:
         needs_build_extra()
     rate = 1 if arguments.rate is None else arguments.rate
@@ -81,6 +92,10 @@ def _build(arguments) -> None:
         "allow_missing": arguments.allow_missing,
         "vocab": arguments.vocab,
     }
+    if arguments.runner:
+        from xclip_jax.data import beam
+
+        settings["run"] = beam.parallel_on(arguments.runner, arguments.beam_options)
     if arguments.name in BENCHMARKS:
         manifest = _build_benchmark(arguments, settings)
         if manifest is None:
@@ -108,7 +123,7 @@ def _build_benchmark(arguments, settings: dict) -> dict | None:
     max_words = config_loader.load(arguments.name).data.max_words
     counting = {"max_words": max_words, "count_tokens": _token_counter(arguments.vocab, max_words)}
     if arguments.dry_run:
-        paths = catalog.find(benchmark, Path(arguments.videos))
+        paths = catalog.find(benchmark, arguments.videos)
         covered = coverage.cover(benchmark, paths, **counting, workers=arguments.workers)
         print(coverage.table(covered))
         return None

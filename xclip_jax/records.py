@@ -17,6 +17,9 @@ import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
 
+from xclip_jax import remote
+from xclip_jax.remote import RemotePath
+
 FORMAT = 2  # of the shards, which data/build.py writes
 
 
@@ -37,7 +40,7 @@ class Shards:
     """
 
     def __init__(self, directory: str | Path, split: str):
-        self.directory, self.split = Path(directory), split
+        self.directory, self.split = remote.place(directory), split
         self.manifest = read_manifest(self.directory)
         # TFDS's own from_config looks for TensorFlow to open the file with.
         content = _read_json(self.directory / "features.json")
@@ -49,7 +52,7 @@ class Shards:
             )
         path = self.directory / f"index_{split}.npz"
         try:
-            with np.load(path, allow_pickle=False) as index:
+            with remote.local(path) as file, np.load(file, allow_pickle=False) as index:
                 self._files = [self.directory / str(name) for name in index["files"]]
                 self._shard, self._offset = index["shard"], index["offset"]
                 self._length, self.video_ids = index["length"], index["video_id"]
@@ -86,7 +89,7 @@ class Shards:
 
     def _payload(self, i: int) -> bytes:
         length = int(self._length[i])
-        data = os.pread(self._file(int(self._shard[i]), i), length + 16, int(self._offset[i]))
+        data = self._bytes(i, length + 16)
         if len(data) < length + 16:
             raise self._damage(i, "ends before the record does, it was truncated")
         header, payload = data[:8], data[12:-4]
@@ -95,6 +98,15 @@ class Shards:
         if _checksum(payload) != data[-4:]:
             raise self._damage(i, "is damaged: the record's checksum is wrong")
         return payload
+
+    def _bytes(self, i: int, length: int) -> bytes:
+        shard, offset = int(self._shard[i]), int(self._offset[i])
+        if isinstance(self.directory, RemotePath):
+            try:
+                return self._files[shard].read_range(offset, length)
+            except FileNotFoundError:
+                raise self._damage(i, "cannot be opened (it is not there)") from None
+        return os.pread(self._file(shard, i), length, offset)
 
     def _file(self, shard: int, i: int) -> int:
         with self._lock:
@@ -114,7 +126,7 @@ class Shards:
 
 def read_manifest(directory: str | Path) -> dict:
     """Returns what a finished folder of shards says about itself."""
-    manifest = _read_json(Path(directory) / "manifest.json")
+    manifest = _read_json(remote.place(directory) / "manifest.json")
     if (found := manifest.get("format")) != FORMAT:
         raise ValueError(
             f"{directory} holds shards of format {found}, this version reads {FORMAT}: run"
@@ -123,7 +135,7 @@ def read_manifest(directory: str | Path) -> dict:
     return manifest
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path | RemotePath) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -131,7 +143,7 @@ def _read_json(path: Path) -> dict:
             f"No {path.name} in {path.parent}: not a folder of shards, or its build has not"
             " finished; run `xclip-jax build` again."
         ) from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or build the shards again.") from None
 
 

@@ -8,12 +8,14 @@ import csv
 import io
 import json
 import math
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from etils import epath
 
+from xclip_jax import remote
 from xclip_jax.data.clips import Clip, problems, several
 from xclip_jax.data.shard_builder import ShardBuilder
+from xclip_jax.remote import RemotePath
 
 
 class Builder(ShardBuilder):
@@ -34,11 +36,12 @@ def read_clips(
 
     Args:
         captions_file: .csv, or JSON in any other file.
-        video_root: the folder that relative paths begin from; by default the list's own.
+        video_root: the folder that relative paths begin from; by default the list's own. Both may
+            be addresses, gs://bucket/clips and the like, and so may the paths in the list.
         split: puts all clips into this split, whatever the list says.
     """
-    captions_file = Path(captions_file)
-    root = Path(video_root) if video_root else captions_file.parent
+    captions_file = remote.place(captions_file)
+    root = remote.place(video_root) if video_root else captions_file.parent
     if not captions_file.is_file():
         raise FileNotFoundError(f"No list of captions {captions_file}.")
     if not root.is_dir():
@@ -128,10 +131,11 @@ def _entry_problems(entry: dict) -> list[str]:
     return found
 
 
-def _clip(entry: dict, root: Path) -> Clip:
+def _clip(entry: dict, root: Path | RemotePath) -> Clip:
+    name = entry["video"]
     return Clip(
         entry.get("id", ""),
-        root / entry["video"],
+        remote.place(name) if remote.is_remote(name) else root / name,
         entry["captions"],
         entry.get("start"),
         entry.get("end"),
@@ -139,12 +143,11 @@ def _clip(entry: dict, root: Path) -> Clip:
     )
 
 
-def _name(clips: list[Clip], root: Path) -> list[Clip]:
+def _name(clips: list[Clip], root: Path | RemotePath) -> list[Clip]:
     """Gives clips without id one of their own: path without suffix, or with it, or with window."""
 
     def names(clip: Clip) -> list[str]:
-        inside = clip.path.is_relative_to(root)
-        path = clip.path.relative_to(root) if inside else Path(*clip.path.parts[1:])
+        path = _inside(clip.path, root)
         window = f"{path.as_posix()}_{clip.start or 0:g}_{clip.end or 0:g}"
         return [path.with_suffix("").as_posix(), path.as_posix(), window]
 
@@ -159,3 +162,12 @@ def _name(clips: list[Clip], root: Path) -> list[Clip]:
         ]
         named.append(clip if clip.video_id else clip._replace(video_id=(free or names(clip))[0]))
     return named
+
+
+def _inside(path: Path | RemotePath, root: Path | RemotePath) -> PurePath:
+    """Returns the path from the root; of a file that lies elsewhere, from its disk or bucket."""
+    if isinstance(path, Path):
+        inside = isinstance(root, Path) and path.is_relative_to(root)
+        return path.relative_to(root) if inside else Path(*path.parts[1:])
+    inside = str(path).startswith(f"{root}/")
+    return PurePosixPath(str(path)[len(f"{root}/") :] if inside else str(path).split("://")[1])
