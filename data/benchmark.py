@@ -4,6 +4,8 @@ Every reader in this folder returns one; `splits` of it share videos, whose fram
 """
 
 import collections
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -22,7 +24,7 @@ class Benchmark(NamedTuple):
     name: str
     splits: dict[str, dict[str, list[str]]]
     official: dict[str, tuple[int, int]]
-    windows: dict[str, tuple[float, float]] = {}
+    windows: Mapping[str, tuple[float, float]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
 
