@@ -19,7 +19,10 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "data/**/README.md", "tests/*/*.md")
     for path in ROOT.glob(pattern)
 )
-COMMANDS = ("demo", "build", "train", "eval", "search", "convert", "export", "download")
+COMMANDS = (
+    *("demo", "build", "doctor", "compress", "train", "eval", "search"),
+    *("convert", "export", "download"),
+)
 SPAN = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -86,7 +89,7 @@ def test_the_examples_of_the_help_are_whole_commands():
     [
         (["tain", "--config", "jsonl"], "no command"),
         (["eval", "--workdir", "runs/mine", "--splt", "test"], "--splt"),
-        (["build", "msrvtt", "--out", "shards"], "invalid choice"),
+        (["build", "msrvt", "--out", "shards"], "invalid choice"),
         (["train", "--config", "jsnl", "--workdir", "runs/mine"], "jsnl"),
         (["train", "--config", "jsonl", "--workdir", "r", "--config.batchsize=8"], "batchsize"),
         (["eval", "--splt", "test"], "--splt"),

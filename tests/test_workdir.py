@@ -118,7 +118,7 @@ def test_every_setting_that_makes_another_run_is_refused_by_name(tmp_path, vocab
         "shards",
     ]
     assert lines[2].strip() == "seed: 0 before, 3 now"
-    assert "'rate': 1" in lines[3] and "'rate': 2" in lines[3]
+    assert "'clip4clip_1fps'" in lines[3] and "'clip4clip_2fps'" in lines[3]
 
 
 def test_what_changes_no_result_may_change(tmp_path, vocab):
