@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import rendered
@@ -39,6 +41,24 @@ def fails(capsys, argv) -> str:
     assert error.startswith("xclip-jax: ") and error.count("xclip-jax: ") == 1
     assert "Traceback" not in error
     return error
+
+
+def test_a_bad_weight_file_is_refused_before_jax_is_loaded(tmp_path):
+    page = tmp_path / "ViT-B-32.pt"
+    page.write_text("<!DOCTYPE html><html></html>")
+    code = (
+        "import sys\n"
+        "from xclip_jax import cli\n"
+        "try:\n"
+        f"    cli.main(['convert', {str(page)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        "finally:\n"
+        "    print('jax' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "it is a web page" in done.stderr
 
 
 def outputs(capsys, argv) -> str:

@@ -48,6 +48,9 @@ def add(command: Callable) -> None:
 
 
 def convert(arguments) -> None:
+    from xclip_jax import torch_file
+
+    torch_file.read(arguments.file)  # a file that is none is refused at once, before JAX is loaded
     from xclip_jax import transfer
 
     print(transfer.import_file(arguments.file, arguments.out, arguments.overrides))
