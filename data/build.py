@@ -139,7 +139,7 @@ def _build(
         clips, work, **settings, workers=workers, allow_missing=allow_missing, run=run
     )
     stored = {clip.video_id: clip.captions for clip, _ in decoded}
-    splits = _present(benchmark, stored)
+    splits, left_out = _present(benchmark, stored, allow_missing=allow_missing)
     with publish.staging(work) as folder:
         decoded = publish.fetched(decoded, folder)
         written = _write(benchmark.name, decoded, folder / "shards")
@@ -161,7 +161,7 @@ def _build(
             "versions": _versions(),
             "splits": {s: _counts(benchmark, s, members) for s, members in splits.items()},
             "videos": len(decoded),
-            "notes": list(benchmark.notes),
+            "notes": [*benchmark.notes, *left_out],
             **(facts or {}),
             "vocab": Path(vocab).name if vocab else None,
             "skipped": [
@@ -193,15 +193,25 @@ def _identity(benchmark: Benchmark, clips: list[Clip], settings: dict, rest: lis
     return identity.hexdigest()
 
 
-def _present(benchmark: Benchmark, stored: dict) -> dict[str, dict[str, list[str]]]:
-    """Returns the splits without the videos that were skipped."""
+def _present(
+    benchmark: Benchmark, stored: dict, *, allow_missing: bool
+) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """Returns the splits without the videos that were skipped, and a line for each that is empty
+    and so left out."""
     kept = {
         split: {video_id: texts for video_id, texts in members.items() if video_id in stored}
         for split, members in benchmark.splits.items()
     }
-    if empty := [split for split, members in kept.items() if not members]:
-        raise ValueError(f"Every clip of {', '.join(empty)} had to be skipped: nothing to write.")
-    return kept
+    empty = [split for split, members in kept.items() if not members]
+    if empty and not (allow_missing and stored):
+        raise ValueError(
+            f"Every clip of {', '.join(empty)} had to be skipped: nothing to write. Mend them, or"
+            " build the other splits: --allow-missing."
+        )
+    lines = [f"left out {split}: every clip of it had to be skipped" for split in empty]
+    for line in lines:
+        print(line, file=sys.stderr)
+    return {split: members for split, members in kept.items() if members}, lines
 
 
 def _counts(benchmark: Benchmark, split: str, present: dict[str, list[str]]) -> dict:

@@ -256,8 +256,19 @@ def test_splits_share_the_frames_of_a_video_and_keep_their_own_captions(tmp_path
     assert val[1].frames == train[1].frames and val[0].timestamps.tolist() == [1, 2]
 
 
-def test_a_split_without_any_clip_left_is_an_error(videos, tmp_path):
+def test_a_split_without_any_clip_left_is_left_out_and_named(videos, tmp_path, capsys):
     clips = [*videos, Clip("gone", tmp_path / "gone.mp4", ["gone"], split="val")]
+
+    manifest = small(clips, tmp_path / "out", allow_missing=True)
+
+    assert list(manifest["splits"]) == ["train", "test"]
+    assert manifest["notes"] == ["left out val: every clip of it had to be skipped"]
+    assert manifest["notes"][0] in capsys.readouterr().err
+    assert not (tmp_path / "out/index_val.npz").exists()
+
+
+def test_a_build_without_any_clip_left_is_an_error(tmp_path):
+    clips = [Clip("gone", tmp_path / "gone.mp4", ["gone"], split="val")]
 
     with pytest.raises(ValueError, match="Every clip of val had to be skipped"):
         small(clips, tmp_path / "out", allow_missing=True)
