@@ -40,3 +40,15 @@ def videos(benchmark: Benchmark) -> dict[str, list[str]]:
 def count(members: dict[str, list[str]]) -> tuple[int, int]:
     """Returns the number of videos and of captions of a split."""
     return len(members), sum(map(len, members.values()))
+
+
+def standing(benchmark: Benchmark, split: str, present: dict[str, list[str]]) -> dict:
+    """Returns a split's line of the manifest; complete is what the published protocol has."""
+    official, (videos_there, captions_there) = benchmark.official.get(split), count(present)
+    return {
+        "official": official and list(official),
+        "listed": len(benchmark.splits[split]),
+        "present": videos_there,
+        "captions": captions_there,
+        "complete": official is not None and tuple(official) == (videos_there, captions_there),
+    }

@@ -21,9 +21,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from xclip_jax import frame_policy, frames, remote
-from xclip_jax.data import benchmark as benchmarks
 from xclip_jax.data import catalog, coverage, disk, index, publish
-from xclip_jax.data.benchmark import Benchmark
+from xclip_jax.data.benchmark import Benchmark, standing
 from xclip_jax.data.clips import Clip, decode, fingerprint, of_benchmark, problems, several
 from xclip_jax.data.processes import parallel
 from xclip_jax.data.shard_builder import ShardBuilder
@@ -159,7 +158,7 @@ def _build(
                 "jpeg_subsampling": frames.JPEG_SUBSAMPLING,
             },
             "versions": _versions(),
-            "splits": {s: _counts(benchmark, s, members) for s, members in splits.items()},
+            "splits": {s: standing(benchmark, s, members) for s, members in splits.items()},
             "videos": len(decoded),
             "notes": [*benchmark.notes, *left_out],
             **(facts or {}),
@@ -212,19 +211,6 @@ def _present(
     for line in lines:
         print(line, file=sys.stderr)
     return {split: members for split, members in kept.items() if members}, lines
-
-
-def _counts(benchmark: Benchmark, split: str, present: dict[str, list[str]]) -> dict:
-    """Returns a split's line of the manifest; complete is what the published protocol has."""
-    official = benchmark.official.get(split)
-    count = benchmarks.count(present)
-    return {
-        "official": official and list(official),
-        "listed": len(benchmark.splits[split]),
-        "present": count[0],
-        "captions": count[1],
-        "complete": official is not None and tuple(official) == count,
-    }
 
 
 def _write(name: str, decoded: list, folder: Path) -> Path:
