@@ -103,8 +103,11 @@ def page(rows: list[str], command: str, measured_on: str) -> str:
 
 Every system from scratch, on 4,000 clips with their twins, tested on 100 unseen scenes; mean,
 and each seed in brackets. Guessing gives R@1 1.0, with twins in the gallery 0.5, and twin accuracy
-0.5, which a model blind to the order of frames cannot exceed. Rows are comparable with each other,
-at this length of training, and with nothing else.
+0.5, which a model blind to the order of frames cannot exceed.
+
+An epoch is 312 steps, a fifth of what the config trains for by itself: every system learns (the
+cross encoder of tightTransf, whose scores start from random weights, has only begun), but at this
+length seeds differ by as much as systems do, and the rows are no ranking of them.
 
 ```
 xclip-jax build shapes --out shards/shapes
