@@ -1,6 +1,5 @@
 """Small copies of videos: their frames, sizes and names, and what is not made smaller."""
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -115,16 +114,17 @@ def test_a_second_run_does_only_what_is_missing(done, tmp_path):
 
 def test_a_full_disk_leaves_nothing_half_written_and_says_so(done, tmp_path):
     code = (
-        "import sys; from xclip_jax.data import compress\n"
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "from pathlib import Path\n"
+        "from xclip_jax.data import compress\n"
         "print(compress._compress(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
 
     run = subprocess.run(
-        [sys.executable, "-c", code, str(done[0] / "a.mp4"), str(tmp_path / "out/a.mp4")],
+        [sys.executable, "-B", "-c", code, str(done[0] / "a.mp4"), str(tmp_path / "out/a.mp4")],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
 
     assert run.stdout.startswith("('stopped', '[Errno 27] File too large"), run.stderr
