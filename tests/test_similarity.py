@@ -39,7 +39,7 @@ def test_frame_word_matches_the_original(texts, words, videos, frames):
 
     got = jax.jit(
         lambda word, frame: similarity.frame_word(
-            word,
+            jnp.moveaxis(word, -1, 0),
             frame,
             over_words=over("word"),
             over_frames=over("frame"),
@@ -48,7 +48,7 @@ def test_frame_word_matches_the_original(texts, words, videos, frames):
         )
     )(word.astype(np.float32), frame.astype(np.float32))
 
-    expected = reference_frame_word(np.einsum("twe,vfe->twvf", word, frame), p)
+    expected = reference_frame_word(np.einsum("twe,vfe->twvf", word, frame), p).T
     # A float32 similarity is off by 1e-7, and the softmax at 0.01 makes a hundred times that of it.
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=3e-5)
 

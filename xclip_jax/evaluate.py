@@ -20,7 +20,7 @@ from xclip_jax.models.similarity import Text, Video
 from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
 
-# Floats of a tile's largest tensor (X-CLIP's is [T, W, V, F]), of which a handful are alive at
+# Floats of a tile's largest tensor (X-CLIP's is [V, F, T, W]), of which a handful are alive at
 # once. On a CPU a tile should stay near the caches (2^19 floats are 2 MB); an accelerator wants
 # long matrix products.
 TILE_ELEMENTS = {"cpu": 2**19}

@@ -81,10 +81,22 @@ def attend(
     if valid is not None:
         scores = jnp.where(valid, scores, 0)
         logits = jnp.where(valid, logits, OUT)
-    weights = jax.nn.softmax(logits, axis=axis)
+    # The softmax's division waits for the sum: the mixing is linear, so one division does.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis, keepdims=True)))
+    total = weights.sum(axis)
     if mixing is not None:
-        weights = jnp.moveaxis(jnp.tensordot(weights, mixing, axes=(axis, 0)), -1, axis)
-    return jnp.sum(weights * scores, axis=axis)
+        weights = _mix(weights, mixing, axis)
+    return jnp.sum(weights * scores, axis=axis) / total
+
+
+def _mix(weights: Float[Array, "..."], mixing: Float[Array, "M M"], axis: int):
+    """Returns the sum over `axis` of weights[..., i, ...] * mixing[i, j], with j on that axis."""
+    if axis == weights.ndim - 1:
+        return weights @ mixing
+    # One product for each index of the axes before: nothing is transposed.
+    *before, size = weights.shape[: axis + 1]
+    matrices = jnp.broadcast_to(mixing.T, (*before, size, size))
+    return (matrices @ weights.reshape(*before, size, -1)).reshape(weights.shape)
 
 
 def mean(scores: Float[Array, "..."], axis: int, *, valid=None) -> Float[Array, "..."]:
@@ -103,38 +115,42 @@ def maximum(scores: Float[Array, "..."], axis: int, *, valid=None) -> Float[Arra
     return jnp.where(jnp.isfinite(best), best, 0)
 
 
+# The comparisons below keep videos first and words last, and take the words with their features
+# first: so every product has long rows, and on a CPU nothing is transposed between them.
+
+
 def video_sentence(
     sentence: Float[Array, "T E"], video: Float[Array, "V E"]
-) -> Float[Array, "T V"]:
+) -> Float[Array, "V T"]:
     """Returns the cosine of each sentence and each video."""
-    return sentence @ video.T
+    return video @ sentence.T
 
 
-def video_word(words: Float[Array, "T W E"], video: Float[Array, "V E"], aggregate):
-    """Returns [T, V]: the words of each text compared with each video, aggregated."""
-    return aggregate(jnp.einsum("twe,ve->twv", words, video), 1)
+def video_word(words: Float[Array, "E T W"], video: Float[Array, "V E"], aggregate):
+    """Returns [V, T]: the words of each text compared with each video, aggregated."""
+    return aggregate(jnp.einsum("ve,etw->vtw", video, words), 2)
 
 
 def sentence_frame(sentence: Float[Array, "T E"], frames: Float[Array, "V F E"], aggregate):
-    """Returns [T, V]: each sentence compared with the frames of each video, aggregated."""
-    return aggregate(jnp.einsum("te,vfe->tvf", sentence, frames), 2)
+    """Returns [V, T]: each sentence compared with the frames of each video, aggregated."""
+    return aggregate(jnp.einsum("vfe,te->vft", frames, sentence), 1)
 
 
 def frame_word(
-    words: Float[Array, "T W E"],
+    words: Float[Array, "E T W"],
     frames: Float[Array, "V F E"],
     *,
     over_words,
     over_frames,
     then_words,
     then_frames,
-) -> Float[Array, "T V"]:
+) -> Float[Array, "V T"]:
     """Returns the words of each text compared with the frames of each video, aggregated twice.
 
     Once over frames and then over words, once over words and then over frames, and their mean;
-    the four functions take (scores, axis). The [T, W, V, F] tensor is what bounds a tile's size.
+    the four functions take (scores, axis). The [V, F, T, W] tensor is what bounds a tile's size.
     """
-    scores = jnp.einsum("twe,vfe->twvf", words, frames)
-    by_word = then_words(over_frames(scores, 3), 1)
-    by_frame = then_frames(over_words(scores, 1), 2)
+    scores = jnp.einsum("vfe,etw->vftw", frames, words)
+    by_word = then_words(over_frames(scores, 1), 2)
+    by_frame = then_frames(over_words(scores, 3), 1)
     return (by_word + by_frame) / 2

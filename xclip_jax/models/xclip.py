@@ -83,7 +83,7 @@ class XCLIP(nnx.Module):
     ) -> Float[Array, "T V"]:
         """Returns the scaled score of every text with every video (SPEC 3.3).
 
-        With `columns`, that many videos are compared at a time: the [T, W, V, F] similarities of
+        With `columns`, that many videos are compared at a time: the [V, F, T, W] similarities of
         all would not fit in memory.
         """
         # Attention takes similarities in units of the temperature; the scale takes it out again.
@@ -93,8 +93,11 @@ class XCLIP(nnx.Module):
         query = self._project(text.sentence, "global_mat_weight")
         words, frames = self._project_one(text.words, video.frames, "local_mat_weight")
 
+        # Every tile multiplies by all words: laid out for that here, not in each tile again.
+        plain, words = jnp.moveaxis(text.words, -1, 0), jnp.moveaxis(words, -1, 0)
+
         def compare(tile):
-            return self._compare(query, text, words, *tile)
+            return self._compare(query, text._replace(words=plain), words, *tile)
 
         scores = similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
         return shard_batch(scores)
@@ -111,11 +114,14 @@ class XCLIP(nnx.Module):
         self,
         query: Float[Array, "T E"],
         text: Text,
-        words: Float[Array, "T W E"],
+        words: Float[Array, "E T W"],
         video: Video,
         frames: Float[Array, "V F E"],
     ) -> Float[Array, "T V"]:
-        """Returns the scores of sentences, words and frames as they are and as projected."""
+        """Returns the scores of sentences, words and frames as they are and as projected.
+
+        The words of both, `text.words` too, come as [E, T, W].
+        """
         word_mask = text.mask if self.mask_padding else None
         frame_mask = video.mask if self.mask_padding else None
         first, second = (
@@ -136,24 +142,24 @@ class XCLIP(nnx.Module):
         if "video_sentence" in self.contrasts:
             scores.append(similarity.video_sentence(query, video.video))
         if "video_word" in self.contrasts:
-            aggregate = over(first, "word_logit_weight", word_mask, (2,))
+            aggregate = over(first, "word_logit_weight", word_mask, (0,))
             scores.append(similarity.video_word(text.words, video.video, aggregate))
         if "sentence_frame" in self.contrasts:
-            aggregate = over(first, "frame_logit_weight", frame_mask, (0,))
+            aggregate = over(first, "frame_logit_weight", frame_mask, (2,))
             scores.append(similarity.sentence_frame(text.sentence, video.frames, aggregate))
         if "frame_word" in self.contrasts:
             scores.append(
                 similarity.frame_word(
                     words,
                     frames,
-                    over_words=over(first, "word_mat_weight", word_mask, (2, 3)),
-                    over_frames=over(first, "frame_mat_weight", frame_mask, (0, 1)),
-                    then_words=over(second, "word_mat_weight2", word_mask, (2,)),
-                    then_frames=over(second, "frame_mat_weight2", frame_mask, (0,)),
+                    over_words=over(first, "word_mat_weight", word_mask, (0, 1)),
+                    over_frames=over(first, "frame_mat_weight", frame_mask, (2, 3)),
+                    then_words=over(second, "word_mat_weight2", word_mask, (0,)),
+                    then_frames=over(second, "frame_mat_weight2", frame_mask, (2,)),
                 )
             )
         scale = jnp.exp(self.clip.logit_scale[...]) * self.temperature
-        return scale * sum(scores) / len(scores)
+        return (scale * sum(scores) / len(scores)).T
 
     def _mixing(self, name: str):
         matrix = getattr(self, name, None)
