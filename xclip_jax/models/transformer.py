@@ -32,6 +32,25 @@ def causal_bias(length: int) -> Float[Array, "1 1 N N"]:
     return jnp.where(seen, jnp.float32(0), -jnp.inf)[None, None]
 
 
+def attention(
+    q: Float[Array, "B M H C"],
+    k: Float[Array, "B N H C"],
+    v: Float[Array, "B N H C"],
+    bias: Float[Array, "#B #H #M N"] | None = None,
+) -> Float[Array, "B M H C"]:
+    """Returns softmax(q k^T / sqrt(C) + bias) v, the softmax in float32.
+
+    The heads come forward once. jax.nn.dot_product_attention transposes around each of its
+    products, which makes a train step on a CPU 1 to 3 % slower.
+    """
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    scores = jnp.einsum("bhmc,bhnc->bhmn", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.swapaxes(weights @ v, 1, 2)
+
+
 class Block(nnx.Module):
     """Pre-norm self-attention followed by an MLP, QuickGELU as in OpenAI's CLIP or exact GELU."""
 
@@ -86,7 +105,7 @@ class Block(nnx.Module):
         q, k, v = qkv[:, :first, 0], qkv[:, :, 1], qkv[:, :, 2]
         x = x[:, :first].reshape(-1, d)
         bias = None if bias is None else bias[:, :, :first]
-        x = x + self.out_proj(jax.nn.dot_product_attention(q, k, v, bias).reshape(-1, d))
+        x = x + self.out_proj(attention(q, k, v, bias).reshape(-1, d))
         h = self.c_fc(self.ln_2(x))
         return (x + self.c_proj(activate(h, self.activation))).reshape(b, -1, d)
 
