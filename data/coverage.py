@@ -54,7 +54,7 @@ def cover(
             "unreadable": sum(v in broken for v in members),
             "repeated_captions": sum(len(t) - len(set(t)) for t in members.values()),
             "empty_captions": sum(not text.strip() for text in texts),
-            "longer": sum(tokens[text] > max_words for text in texts) if tokens else None,
+            "longer": int(sum(tokens[text] > max_words for text in texts)) if tokens else None,
             "complete": official is not None and tuple(official) == count(here),
         }
     return {

@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from rendered import render
 
@@ -40,7 +41,8 @@ def paths(tmp_path):
 
 
 def words(texts):
-    return [len(text.split()) + 2 for text in texts]
+    """Counts as a tokenizer's mask does: an array, whose numbers a manifest cannot hold."""
+    return np.array([len(text.split()) + 2 for text in texts])
 
 
 def test_a_survey_counts_what_is_there_and_what_is_odd(benchmark, paths):
@@ -64,6 +66,7 @@ def test_a_survey_counts_what_is_there_and_what_is_odd(benchmark, paths):
     assert found["in_train_and_test"] == {"train and test": 1, "train and val": 1}
     assert found["missing"] == ["gone"] and list(found["unreadable"]) == ["broken"]
     assert list(found["one_file_for_several_ids"].values()) == [["a", "twin"]]
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_the_table_has_a_line_a_split_and_one_for_each_oddity(benchmark, paths):
