@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from xclip_jax import losses, models, workdir
+from xclip_jax import losses, models, video, workdir
 from xclip_jax.models.similarity import Text, Video
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -217,3 +217,26 @@ def test_the_operations_of_a_train_step_are_those_of_xla():
     counted = xla_flops(jax.value_and_grad(loss), params, batch)
 
     assert flops.train_step(SIZES, 6) == pytest.approx(counted, rel=0.05)
+
+
+def test_a_rehearsal_has_a_clip_of_its_own_for_each_video(tmp_path):
+    rehearsal = importlib.import_module("rehearsal")
+    (tmp_path / "b.avi").write_bytes(b"kept")
+
+    rehearsal.render_all(["a", "b", "c"], tmp_path, ".avi")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.avi", "b.avi", "c.avi"]
+    assert (tmp_path / "b.avi").read_bytes() == b"kept"
+    (first, times), (other, _) = (video.read(tmp_path / name) for name in ("a.avi", "c.avi"))
+    assert 2 <= len(times) <= 5
+    assert first[0].tobytes() != other[0].tobytes()
+
+
+def test_a_rehearsal_stops_at_a_command_that_fails():
+    rehearsal = importlib.import_module("rehearsal")
+
+    seconds, gib, output = rehearsal.command("--help")
+    with pytest.raises(SystemExit, match="xclip-jax build nothing ended with 2"):
+        rehearsal.command("build", "nothing")
+
+    assert seconds > 0 and 0.01 < gib < 1 and "build" in output
