@@ -81,7 +81,10 @@ def report(name: str, stage: str, **values) -> None:
 
 def command(*arguments: str) -> tuple[float, float, str]:
     """Runs `xclip-jax` with these arguments; returns its seconds, the GiB that its largest process
-    held at most, and what it printed. Its progress stays on screen."""
+    held at most, and what it printed. Its progress stays on screen.
+
+    Linux counts what this process held when it started the other, too: at least that comes back.
+    """
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
         process = subprocess.Popen([sys.executable, "-m", "xclip_jax", *arguments], stdout=printed)

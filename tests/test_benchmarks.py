@@ -239,4 +239,4 @@ def test_a_rehearsal_stops_at_a_command_that_fails():
     with pytest.raises(SystemExit, match="xclip-jax build nothing ended with 2"):
         rehearsal.command("build", "nothing")
 
-    assert seconds > 0 and 0.01 < gib < 1 and "build" in output
+    assert seconds > 0 and gib > 0.01 and "build" in output
