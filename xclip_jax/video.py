@@ -10,10 +10,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from xclip_jax import frame_policy, frames
+from xclip_jax import frame_policy, frames, stream_frames
+from xclip_jax.stream_frames import TimedFrames
 
 # A frame of 8192 x 8192; ten hours of 1080p at 30 frames/s; nine hours at one sample a second.
 MAX_FRAME_PIXELS = 2**26
@@ -119,9 +121,10 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
     first failed read ends the originals' sampling); a damaged packet within is passed over, as
     OpenCV does.
     """
+    indices = list(indices)
     wanted, reformatter = iter(indices), VideoReformatter()
     target, yielded = next(wanted, None), 0
-    for i, (frame, time) in enumerate(every_frame(path)):
+    for i, frame, time in _frames_with(indices, path):
         if i == target:
             image = upright(frame, path, reformatter)
             while i == target:  # a policy of a higher rate than the clip's repeats frames
@@ -135,16 +138,37 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
 
 def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
     """Yields all frames that can be decoded, as they are, and the time of each from the first."""
-    first_time, pixels = None, 0
+    with _open(path) as container:
+        for _, frame, time in _every(container, _video_stream(container, path), path):
+            yield frame, time
+
+
+def _every(container: InputContainer, stream: av.VideoStream, path: str | Path) -> TimedFrames:
+    pixels = 0
+    for i, frame, time in stream_frames.every(container, stream):
+        pixels += frame.width * frame.height
+        if i >= MAX_DECODED_FRAMES or pixels > MAX_DECODED_PIXELS:
+            raise VideoError(path, "unreadable", f"too long: {i} frames, {pixels} pixels")
+        yield i, frame, time
+
+
+def _frames_with(indices: list[int], path: str | Path) -> TimedFrames:
+    """Yields what `every_frame` does, numbered, without most of what these indices do not need.
+
+    It may begin anew half way: an index that is lower than the one before has come already.
+    """
     with _open(path) as container:
         stream = _video_stream(container, path)
-        for i, frame in enumerate(_decoded(container, stream)):
-            pixels += frame.width * frame.height
-            if i >= MAX_DECODED_FRAMES or pixels > MAX_DECODED_PIXELS:
-                raise VideoError(path, "unreadable", f"too long: {i} frames, {pixels} pixels")
-            time = frame.time if frame.time is not None else i / float(stream.guessed_rate or 1)
-            first_time = time if first_time is None else first_time
-            yield frame, time - first_time
+        pixels = stream.frames * _pixels(stream)
+        short = stream.frames <= MAX_DECODED_FRAMES and pixels <= MAX_DECODED_PIXELS
+        if not short or not stream_frames.may_be_regular(container, stream):
+            yield from _every(container, stream, path)
+            return
+        with contextlib.suppress(stream_frames.Irregular, av.FFmpegError):
+            yield from stream_frames.some(container, stream, indices)
+            return
+    with _open(path) as container:
+        yield from _every(container, _video_stream(container, path), path)
 
 
 def upright(
@@ -162,7 +186,7 @@ def upright(
 
 
 @contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
+def _open(path: str | Path) -> Iterator[InputContainer]:
     if not Path(path).is_file():
         raise VideoError(path, "missing")
     # Read through Python and with no protocol allowed, a playlist cannot open other files or
@@ -177,7 +201,7 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
         raise VideoError(path, "unreadable", reason) from None
 
 
-def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+def _video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
     if container.format.name == "tty":  # ffmpeg would draw any text file
         raise VideoError(path, "unreadable", "a text file")
     # The largest stream: ffmpeg's own choice goes by bit rates, which many files do not tell, and
@@ -206,15 +230,13 @@ def _check_size(width: int, height: int, path: str | Path) -> None:
         raise VideoError(path, "unreadable", f"frames of {width} x {height} pixels")
 
 
-def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+def _duration(container: InputContainer, stream: av.VideoStream) -> float:
     if container.duration and container.duration > 0:
         return container.duration / av.time_base
     return float(stream.duration * stream.time_base) if stream.duration else 0.0
 
 
-def _count(
-    container: av.container.InputContainer, stream: av.VideoStream, fps: float
-) -> tuple[int, float]:
+def _count(container: InputContainer, stream: av.VideoStream, fps: float) -> tuple[int, float]:
     """Returns the number of packets and their mean rate: without a header, fps is a guess too."""
     times = []
     try:
@@ -226,20 +248,3 @@ def _count(
     known = [time for time in times if time is not None]
     span = float((max(known) - min(known)) * stream.time_base) if known else 0.0
     return len(times), (len(known) - 1) / span if span > 0 else fps
-
-
-def _decoded(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-            if packet is None:
-                return
-            decoded = packet.decode()  # the last packet is empty and flushes the decoder
-        except av.error.EOFError:
-            return
-        except av.FFmpegError:
-            continue
-        yield from decoded
