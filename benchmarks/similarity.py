@@ -11,12 +11,11 @@ texts, though all lie in memory: ActivityNet's size in minutes is
 
 import argparse
 
-import flops
 import jax
 import measure
 import numpy as np
 
-from xclip_jax import evaluate, models
+from xclip_jax import evaluate, flops, models
 from xclip_jax.models.similarity import Text, Video
 
 EMBED = 512  # of ViT-B/32 and B/16

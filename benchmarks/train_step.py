@@ -10,12 +10,21 @@ devices share the batch. On a CPU, XLA_FLAGS and the load of the machine decide 
 import argparse
 import tempfile
 
-import flops
 import jax
 import measure
 import numpy as np
 
-from xclip_jax import checkpoint, config_loader, models, optimizer, sharding, train, workdir
+from xclip_jax import (
+    checkpoint,
+    config_loader,
+    flops,
+    models,
+    optimizer,
+    sharding,
+    train,
+    train_step,
+    workdir,
+)
 
 VOCAB = 49408  # of CLIP
 
@@ -69,7 +78,7 @@ def run(config, args) -> None:
         state, layout = train.initial_state(config, sizes, adam, mesh, checkpointer)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
         batch = sharding.to_global(random_batch(sizes, args.batch), mesh)
-        step = train.make_train_step(graphdef, adam, layout, mesh, seed=config.seed)
+        step = train_step.make(graphdef, adam, layout, mesh, seed=config.seed)
         lowered = step.lower(state, batch)
         compiled, compile_seconds = measure.timed(lowered.compile)
         times = []

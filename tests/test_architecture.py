@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "sharding": set(),
     "models": {"models", "losses", "sharding", "frames"},  # of frames, a pixel's mean and deviation
     "input": {"records", "frames", "frame_policy", "tokenizer", "sharding"},
+    "flops": set(),
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
@@ -50,7 +51,7 @@ MAY_IMPORT = {
 # Those on top: each may import all of the above but data, and those on top before it.
 ON_TOP = (
     *("config_loader", "holdout", "protocol", "workdir", "transfer"),
-    *("evaluate", "progress", "train", "search"),
+    *("evaluate", "progress", "train_step", "train", "search"),
 )
 COMMANDS = (
     "report",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from xclip_jax import losses, models, video, workdir
+from xclip_jax import flops, losses, models, video, workdir
 from xclip_jax.models.similarity import Text, Video
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -176,7 +176,6 @@ def model_and_batch(**options):
 # narrow.
 @pytest.mark.parametrize("head", ["meanP", "seqTransf"])
 def test_the_operations_of_the_encoders_are_those_of_xla(head):
-    flops = importlib.import_module("flops")
     graphdef, params, batch = model_and_batch(head=head)
 
     text = xla_flops(
@@ -192,7 +191,6 @@ def test_the_operations_of_the_encoders_are_those_of_xla(head):
 
 
 def test_the_operations_of_the_similarity_are_those_of_xla():
-    flops = importlib.import_module("flops")
     graphdef, params, _ = model_and_batch()
     words, frames, embed = SIZES["max_words"], SIZES["max_frames"], SIZES["embed_dim"]
     text = Text(jnp.ones((4, embed)), jnp.ones((4, words, embed)), jnp.ones((4, words), bool))
@@ -204,7 +202,6 @@ def test_the_operations_of_the_similarity_are_those_of_xla():
 
 
 def test_the_operations_of_a_train_step_are_those_of_xla():
-    flops = importlib.import_module("flops")
     graphdef, params, batch = model_and_batch()
 
     def loss(params, batch):

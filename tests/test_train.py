@@ -6,7 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from xclip_jax import checkpoint, input, models, optimizer, sharding, tokenizer, train, workdir
+from xclip_jax import (
+    checkpoint,
+    input,
+    models,
+    optimizer,
+    sharding,
+    tokenizer,
+    train,
+    train_step,
+    workdir,
+)
 from xclip_jax.records import Shards
 
 
@@ -67,7 +77,7 @@ def batches_and_step(config, devices: int, fsdp: int):
         seed=0,
         first=0,
     )
-    step = train.make_train_step(graphdef, adam, layout, mesh, seed=config.seed)
+    step = train_step.make(graphdef, adam, layout, mesh, seed=config.seed)
     return jax.device_put(state, layout), batches, step, mesh
 
 

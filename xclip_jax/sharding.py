@@ -3,6 +3,8 @@
 The same code runs on one CPU, eight GPUs or a TPU pod; on one device all of it is a no-op.
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -12,16 +14,17 @@ BATCH = P(("data", "fsdp"))  # the leading axis is spread over every device
 MIN_SHARDED = 2**16  # elements; smaller arrays are whole on each device: moving them costs more
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """Returns a ("data", "fsdp") mesh over all devices, `fsdp` of them sharing each parameter."""
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a ("data", "fsdp") mesh over all devices, or those given, `fsdp` of them sharing
+    each parameter."""
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
         raise ValueError(
-            f"fsdp={fsdp} does not divide the {devices} devices: set config.fsdp to a divisor."
+            f"fsdp={fsdp} does not divide the {count} devices: set config.fsdp to a divisor."
         )
-    return jax.make_mesh(
-        (devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
-    )
+    shape, auto = (count // fsdp, fsdp), AxisType.Auto
+    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(auto, auto), devices=devices)
 
 
 def shard_params(abstract, mesh: Mesh):

@@ -1,4 +1,4 @@
-"""Training: one jitted, sharded step, and the loop around it.
+"""Training: the loop around one jitted, sharded step.
 
 The same code runs on one CPU, several GPUs or a TPU pod. A checkpoint at step s means s updates
 done and batch s next, so a killed run continues bit for bit.
@@ -9,14 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import optax
-from flax import nnx
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from xclip_jax import checkpoint, evaluate, models, optimizer, protocol, sharding, transfer, workdir
+from xclip_jax import (
+    checkpoint,
+    evaluate,
+    models,
+    optimizer,
+    protocol,
+    sharding,
+    train_step,
+    transfer,
+    workdir,
+)
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.progress import Reporter
@@ -84,7 +89,7 @@ def train_and_evaluate(
         state, state_sharding = initial_state(
             config, sizes, adam.transformation, mesh, checkpointer
         )
-        train_step = make_train_step(
+        step_once = train_step.make(
             graphdef, adam.transformation, state_sharding, mesh, seed=config.seed
         )
         first = int(state["step"])
@@ -115,14 +120,14 @@ def train_and_evaluate(
             if step == total:
                 break
             batch = reporter.timed(next, batches)
-            state, measured = train_step(state, sharding.to_global(batch, mesh))
+            state, measured = step_once(state, sharding.to_global(batch, mesh))
             reporter.add(step + 1, measured)
         if config.select_on == "last":
             return scores
         best = checkpoint.best_step(checkpointer)
         params = state["params"]
         if best != total:
-            abstract = _abstract(state, state_sharding)
+            abstract, _ = train_step.abstract_state(config, sizes, adam.transformation, mesh)
             del state, params  # there need be no room for two
             params = checkpoint.restore(checkpointer, abstract, best)["params"]
         scores, stands_for = scores_of(
@@ -154,20 +159,10 @@ def epoch_steps(config: ml_collections.ConfigDict, pairs: int) -> int:
 
 def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tuple[dict, dict]:
     """Returns the latest checkpoint's state, or a fresh one, and how it is laid out on the mesh."""
-
-    def fresh(key: jax.Array) -> dict:
-        params = models.init(key, config.model.name, **sizes)
-        params = optimizer.store(params, config.optimizer.name)
-        return {
-            "params": params,
-            "opt_state": transformation.init(params),
-            "step": jnp.int32(0),
-        }
-
+    fresh = functools.partial(train_step.fresh_state, config, sizes, transformation)
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(fresh, key)
-    layout = sharding.shard_params(shapes, mesh)
-    state = checkpoint.restore(checkpointer, _abstract(shapes, layout))
+    shapes, layout = train_step.abstract_state(config, sizes, transformation, mesh)
+    state = checkpoint.restore(checkpointer, shapes)
     if state is None:
         state = jax.jit(fresh, out_shardings=layout)(key)
         if config.init.clip:
@@ -179,49 +174,6 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
                 resize=config.init.resize,
             )
     return state, layout
-
-
-def _abstract(state: dict, layout: dict) -> dict:
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        state,
-        layout,
-    )
-
-
-def make_train_step(
-    graphdef, transformation: optax.GradientTransformation, state_sharding, mesh, *, seed: int
-):
-    """Returns a jitted (state, batch) -> (state, metrics) for the given shardings.
-
-    What a model draws in training, dropout, is a function of `seed` and the step alone.
-    """
-    batch_sharding = NamedSharding(mesh, sharding.BATCH)
-
-    @functools.partial(
-        jax.jit,
-        donate_argnames="state",
-        in_shardings=(state_sharding, batch_sharding),
-        out_shardings=(state_sharding, NamedSharding(mesh, P())),
-    )
-    def train_step(state, batch):
-        def loss_of(params):
-            model = nnx.merge(graphdef, params)
-            text = model.encode_text(batch["tokens"], batch["token_mask"])
-            video = model.encode_video(batch["video"], batch["frame_mask"])
-            key = jax.random.fold_in(jax.random.key(seed), state["step"])
-            return model.loss(text, video, key)
-
-        loss, grads = jax.value_and_grad(loss_of)(state["params"])
-        updates, opt_state = transformation.update(grads, state["opt_state"], state["params"])
-        params = optimizer.clamp_logit_scale(optax.apply_updates(state["params"], updates))
-        state = {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
-        return state, {
-            "train/loss": loss,
-            "train/grad_norm": optax.tree.norm(optax.tree.cast(grads, jnp.float32)),
-        }
-
-    return train_step
 
 
 def summary_writer(folder: Path):

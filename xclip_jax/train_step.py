@@ -1,0 +1,82 @@
+"""One update of the parameters: the jitted, sharded step and the state that it takes.
+
+The state is a nested dict, {"params", "opt_state", "step"}. Nothing here has a file or a device of
+its own, so a step can be compiled for a machine that is not there.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from xclip_jax import models, optimizer, sharding
+
+
+def fresh_state(
+    config: ml_collections.ConfigDict,
+    sizes: dict,
+    transformation: optax.GradientTransformation,
+    key: jax.Array,
+) -> dict:
+    """Returns the state before the first step, with parameters drawn from `key`."""
+    params = models.init(key, config.model.name, **sizes)
+    params = optimizer.store(params, config.optimizer.name)
+    return {"params": params, "opt_state": transformation.init(params), "step": jnp.int32(0)}
+
+
+def abstract_state(
+    config: ml_collections.ConfigDict,
+    sizes: dict,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+) -> tuple[dict, dict]:
+    """Returns the state's shapes, with their layout on the mesh, and that layout alone."""
+    fresh = functools.partial(fresh_state, config, sizes, transformation)
+    shapes = jax.eval_shape(fresh, jax.random.key(0))
+    layout = sharding.shard_params(shapes, mesh)
+    laid_out = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        layout,
+    )
+    return laid_out, layout
+
+
+def make(
+    graphdef, transformation: optax.GradientTransformation, state_sharding, mesh, *, seed: int
+):
+    """Returns a jitted (state, batch) -> (state, metrics) for the given shardings.
+
+    What a model draws in training, dropout, is a function of `seed` and the step alone.
+    """
+    batch_sharding = NamedSharding(mesh, sharding.BATCH)
+
+    @functools.partial(
+        jax.jit,
+        donate_argnames="state",
+        in_shardings=(state_sharding, batch_sharding),
+        out_shardings=(state_sharding, NamedSharding(mesh, P())),
+    )
+    def step(state, batch):
+        def loss_of(params):
+            model = nnx.merge(graphdef, params)
+            text = model.encode_text(batch["tokens"], batch["token_mask"])
+            video = model.encode_video(batch["video"], batch["frame_mask"])
+            key = jax.random.fold_in(jax.random.key(seed), state["step"])
+            return model.loss(text, video, key)
+
+        loss, grads = jax.value_and_grad(loss_of)(state["params"])
+        updates, opt_state = transformation.update(grads, state["opt_state"], state["params"])
+        params = optimizer.clamp_logit_scale(optax.apply_updates(state["params"], updates))
+        state = {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
+        return state, {
+            "train/loss": loss,
+            "train/grad_norm": optax.tree.norm(optax.tree.cast(grads, jnp.float32)),
+        }
+
+    return step
