@@ -48,6 +48,9 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.data.vocab = ""  # a vocabulary file; searched for where empty
     config.data.max_words = 32
     config.data.max_frames = 12
+    # How many of them are encoded one by one: all (None), or fewer where no video has more. What is
+    # left is padding, one image, and encoded once.
+    config.data.encoded_frames = placeholder(int)
     # Which frames the shards must be able to give: clip4clip_1fps, native_5fps, uniform_12 and
     # their like; empty for all that are stored.
     config.data.frame_policy = ""

@@ -194,3 +194,17 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_an_error(train_shards,
     expected = r"batch_size=12 cannot be spread over 8 devices.* multiple of 8\."
     with pytest.raises(ValueError, match=expected):
         stream(train_shards, words, batch_size=12)
+
+
+def test_frames_that_no_video_has_are_left_out(train_shards, words):
+    intake = INTAKE._replace(max_frames=20)
+    most = max(len(record.frames) for record in train_shards)
+
+    [whole] = take(stream(train_shards, words, intake=intake), 1)
+    [less] = take(stream(train_shards, words, intake=intake._replace(encoded_frames=most)), 1)
+
+    assert most < 20 and whole["video"].shape[1] == 20 and less["video"].shape[1] == most
+    np.testing.assert_array_equal(less["video"], whole["video"][:, :most])
+    np.testing.assert_array_equal(less["frame_mask"], whole["frame_mask"])
+    with pytest.raises(ValueError, match=rf"has {most} frames to encode, more than .*={most - 1}"):
+        load(train_shards[0], intake._replace(encoded_frames=most - 1))

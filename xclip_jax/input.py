@@ -22,7 +22,9 @@ THREADS = 16
 class Intake(NamedTuple):
     """What a model takes in: words a text, frames a video, pixels a side, and which frames.
 
-    The last six are as `frame_policy.Sampling` has them; `frame_seed` shuffles in evaluation.
+    Of `encoded_frames` it has pixels, where that is not 0: more frames no video may have. The six
+    from `frame_policy` on are as `frame_policy.Sampling` has them; `frame_seed` shuffles in
+    evaluation.
     """
 
     max_words: int
@@ -35,6 +37,7 @@ class Intake(NamedTuple):
     train_frame_order: int = 0
     eval_frame_order: int = 0
     frame_seed: int = 0
+    encoded_frames: int = 0
 
     @property
     def training(self) -> Sampling:
@@ -83,7 +86,7 @@ def train(
 ) -> grain.DatasetIterator:
     """Returns this host's endless stream of batches, shuffled anew each epoch.
 
-    A batch holds `video` uint8 [B, F, H, W, 3], `frame_mask` bool [B, F], `tokens` int32 [B, W]
+    A batch holds `video` uint8 [B, K, H, W, 3], `frame_mask` bool [B, F], `tokens` int32 [B, W]
     and `token_mask` bool [B, W]. The first batch is number `first`.
     """
     hosts = jax.process_count()
@@ -133,7 +136,7 @@ def train(
 def videos(
     shards: Shards, intake: Intake, *, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """Yields each video once, in order: (pixels [B, F, H, W, 3], mask [B, F], captions).
+    """Yields each video once, in order: (pixels [B, K, H, W, 3], mask [B, F], captions).
 
     The last batch may be short; `captions` are those of the batch's videos, one after another.
     """
@@ -166,10 +169,21 @@ def load_frames(
     stored: str,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels [F, H, W, 3] and the mask [F] of one video, decoding only what is used."""
+    """Returns the pixels [K, H, W, 3] and the mask [F] of one video, decoding only what is used.
+
+    K is F, or the intake's `encoded_frames`.
+    """
     most = intake.max_frames
     chosen = frame_policy.choose(len(jpegs), sampling, stored=stored, most=most, rng=rng)
-    return frames.stack([jpegs[j] for j in chosen], max_frames=most, size=intake.image_size)
+    encoded = min(intake.encoded_frames or most, most)
+    if len(chosen) > encoded:
+        raise ValueError(
+            f"a video has {len(chosen)} frames to encode, more than config.data.encoded_frames="
+            f"{encoded}: set it to {most}, the model's max_frames."
+        )
+    chosen_jpegs = [jpegs[j] for j in chosen]
+    pixels, mask = frames.stack(chosen_jpegs, max_frames=encoded, size=intake.image_size)
+    return pixels, np.pad(mask, (0, most - encoded))
 
 
 def _read_options(batch_size: int) -> grain.ReadOptions:

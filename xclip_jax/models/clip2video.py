@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from xclip_jax import losses
-from xclip_jax.models.clip import CLIP, normalize_pixels
+from xclip_jax.models.clip import CLIP
 from xclip_jax.models.temporal import POSITION_SCALE, normalize, pool
 from xclip_jax.models.temporal_blocks import Centers, MaskedTransformer, TemporalDifference
 from xclip_jax.sharding import shard_batch
@@ -98,11 +98,11 @@ class CLIP2Video(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit features of the video and of its frames around the centers."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         return self.encode_frames(frames, frame_mask)
 
     def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:

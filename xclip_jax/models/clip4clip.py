@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from xclip_jax import losses
-from xclip_jax.models.clip import CLIP, normalize_pixels
+from xclip_jax.models.clip import CLIP
 from xclip_jax.models.cross import CrossEncoder, draw_kept
 from xclip_jax.models.similarity import Text, Video, by_columns
 from xclip_jax.models.temporal import MeanP, SeqLSTM, SeqTransf, normalize, pool
@@ -30,11 +30,11 @@ class CLIP4Clip(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit video and frame features; only the video is compared."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         pooled = pool(self.temporal(frames, frame_mask), frame_mask)
         return Video(shard_batch(pooled), shard_batch(normalize(frames)), frame_mask)
 
@@ -76,12 +76,12 @@ class TightCLIP4Clip(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns the frames' features as CLIP gives them, which are compared, and their unit
         mean."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         return Video(shard_batch(pool(frames, frame_mask)), shard_batch(frames), frame_mask)
 
     def similarity(
