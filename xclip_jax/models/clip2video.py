@@ -130,12 +130,15 @@ class CLIP2Video(nnx.Module):
             scores = share * scores + (1 - share) * self._aligned(text, video)
         return shard_batch(scores)
 
-    def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
-        """Returns the weighted sum of the losses of both scores: not the loss of their sum."""
-        loss = losses.symmetric(self._global(text, video))
+    def loss(
+        self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
+    ) -> Float[Array, ""]:
+        """Returns the weighted sum of the losses of both scores: not the loss of their sum; `same`
+        as in `losses.symmetric`."""
+        loss = losses.symmetric(self._global(text, video), same)
         if self.centers:
             share = self.center_weight
-            loss = share * loss + (1 - share) * losses.symmetric(self._aligned(text, video))
+            loss = share * loss + (1 - share) * losses.symmetric(self._aligned(text, video), same)
         return loss
 
     def pair_floats(self, words: int, frames: int) -> int:

@@ -104,12 +104,14 @@ class XCLIP(nnx.Module):
         scores = similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
         return shard_batch(scores)
 
-    def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
-        """Returns the training loss of a batch in which text i belongs to video i (SPEC 3.4)."""
+    def loss(
+        self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
+    ) -> Float[Array, ""]:
+        """Returns the training loss of a batch (SPEC 3.4); `same` as in `losses.symmetric`."""
         pair = self.pair_floats(*text.mask.shape[1:], *video.mask.shape[1:])
         columns = similarity.training_columns(len(text.mask), len(video.mask), pair)
         # Each device compares its texts with all videos, whose frames are fewer than words.
-        return losses.symmetric(self.similarity(text, gather(video), columns=columns))
+        return losses.symmetric(self.similarity(text, gather(video), columns=columns), same)
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""
