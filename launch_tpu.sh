@@ -187,8 +187,10 @@ derive_names() {
   FOLDER=$(quote "$REMOTE")
   # A number used again after a reboot, or a process that is gone, has another command line.
   ALIVE='grep -qs xclip-jax "/proc/$(cat train.pid 2>/dev/null)/cmdline"'
-  # One line a worker, of which `watch` knows the words.
+  # One line a worker, of which `watch` knows the words. A run that has just ended gets the moment
+  # it takes to write its exit code down; one that a reboot ended has none.
   REPORT="if ! cd $FOLDER 2>/dev/null || [ ! -e setup.done ]; then s=new; elif $ALIVE; then s=running;"
+  REPORT="$REPORT elif [ -e train.pid ] && [ ! -e train.exit ] && sleep 1 && false; then :;"
   REPORT="$REPORT elif [ -e train.stopped ]; then s=stopped; elif [ -e train.exit ]; then"
   REPORT="$REPORT s=\"ended with code \$(cat train.exit).\"; else s=idle; fi; echo \"\$(hostname): \$s\""
 }
@@ -242,10 +244,10 @@ train() { # WORD...: for xclip-jax train
   start="cd $FOLDER && [ -e setup.done ] || { echo \"\$(hostname): not set up\" >&2; exit 1; }"
   start="$start; if $ALIVE; then echo \"\$(hostname): already running\"; exit 0; fi"
   # What nohup does, for the shell too that waits to write the exit code down.
-  start="$start; rm -f train.exit train.stopped; (trap '' HUP; date;"
+  start="$start; rm -f train.pid train.exit train.stopped; (trap '' HUP; date;"
   start="$start PYTHONUNBUFFERED=1 .venv/bin/xclip-jax $words & echo \$! >train.pid;"
   start="$start wait \$!; echo \$? >train.exit) >>train.log 2>&1 </dev/null &"
-  start="$start echo \"\$(hostname): started\""
+  start="$start until [ -s train.pid ]; do sleep 0.1; done; echo \"\$(hostname): started\""
   on_workers run "$ALL" "$start"
 }
 
@@ -331,7 +333,7 @@ status() {
   fi
 }
 
-watch_once() { # WORD...: one look and at most one step; sets DID to waited, stepped, failed or ended
+watch_once() { # WORD...: one look, at most one step; sets DID to waited, stepped, failed or ended
   DID=failed
   is_finished || return 0
   if [ "$FINISHED" = yes ]; then
@@ -364,10 +366,14 @@ watch_once() { # WORD...: one look and at most one step; sets DID to waited, ste
     return 0
   fi
   case $workers in
-    *': running'*) DID=waited ;; # if only on some, theirs end soon for want of the others
+    *': running'*) DID=waited begun=yes ;; # if only on some, theirs end soon for want of the others
     *': stopped'*)
-      say "the run was stopped by \`stop\`: \`train\` or \`watch\` after it goes on."
-      DID=ended
+      if [ "$begun" ]; then
+        say "the run was stopped by \`stop\`; \`train\` and a new \`watch\` go on with it."
+        DID=ended
+      elif train "$@"; then
+        DID=stepped begun=yes
+      fi
       ;;
     *'code 2.'*)
       logs || true
@@ -375,12 +381,12 @@ watch_once() { # WORD...: one look and at most one step; sets DID to waited, ste
       ;;
     *': new'*)
       say "setting $TPU_NAME up"
-      if setup && train "$@"; then DID=stepped; fi
+      if setup && train "$@"; then DID=stepped begun=yes; fi
       ;;
     *)
       say "no training on $TPU_NAME: starting it"
       printf '%s\n' "$workers"
-      if train "$@"; then DID=stepped; fi
+      if train "$@"; then DID=stepped begun=yes; fi
       ;;
   esac
 }
@@ -395,7 +401,7 @@ count_try() { # a new checkpoint pays for all attempts before it
 }
 
 watch() { # WORD...: for xclip-jax train
-  tries=0
+  tries=0 begun=
   saved=$(storage ask ls "$WORKDIR/checkpoints/") || saved='' # there may be none yet
   while :; do
     watch_once "$@"
