@@ -5,12 +5,12 @@
 #   ./launch_tpu.sh [--dry-run] COMMAND [ARGUMENTS]
 #
 #   data      copy the shards in SHARDS to the bucket at DATA, the manifest last
-#   create    rent the slice, as TPU_CREATE says
+#   create    rent the slice, as TPU_CREATE says; a queued one is there when `status` says READY
 #   setup     install this clone on all its workers
 #   train     start training on all workers; ARGUMENTS go to `xclip-jax train`, --config.KEY=VALUE say;
 #             the same command again goes on where the run was, in the same WORKDIR
-#   watch     all of the above but data, again and again: recreates a slice that was preempted, sets it
-#             up and goes on until WORKDIR/finished is there. Interrupting it leaves the training alone
+#   watch     create, setup and train whenever that is needed, after a preemption for one, until
+#             WORKDIR/finished is there; ARGUMENTS as for train. Interrupting it leaves the run alone
 #   status    what the slice, the workers and the run are at
 #   logs      the end of a worker's log; --follow stays and shows what comes
 #   stop      let the run save and end (SIGTERM), which ends `watch` too; the slice stays, and costs
@@ -123,7 +123,7 @@ check_variables() { # COMMAND: all that is wrong, a line each
     is() { if printf '%s\n' "$2" | grep -Evq -- "$3"; then echo "$1=$2: expected $4"; fi; }
     is TPU_NAME "$TPU_NAME" '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$' \
       "small letters, digits and '-', a letter first"
-    is TPU_ZONE "$TPU_ZONE" '^[a-z]+-[a-z]+[0-9]+-[a-z]$' "a zone: us-west4-a, europe-west4-b"
+    is TPU_ZONE "$TPU_ZONE" '^[a-z]+-[a-z]+[0-9]+-[a-z0-9]+$' "a zone: us-west4-a, europe-west4-b"
     is TPU_PROJECT "$TPU_PROJECT" '^([a-z0-9.:-]+)?$' "a project's id"
     case $TPU_TYPE in
       v5e[-:]*) echo "TPU_TYPE=$TPU_TYPE: gcloud calls v5e v5litepod; v5litepod-64 has 64 chips" ;;
@@ -139,7 +139,7 @@ check_variables() { # COMMAND: all that is wrong, a line each
     done
     is WORKER "$WORKER" '^([0-9]+|all)$' "a number from 0, or all"
     is PYTHON_VERSION "$PYTHON_VERSION" '^3\.(1[1-9]|[2-9][0-9])(\.[0-9]+)?$' "3.11 or newer"
-    is REMOTE "$REMOTE" '^[^/~-]' "a folder in the home of the workers"
+    is REMOTE "$REMOTE" '^[a-zA-Z0-9_.][a-zA-Z0-9_./-]*$' "a folder in the home of the workers"
     case $TPU_SLICES:$TPU_CREATE in
       1:* | *[!0-9]*:* | *:queued*) ;;
       *) echo "TPU_SLICES=$TPU_SLICES: only queued resources join slices; set TPU_CREATE=queued" ;;
@@ -184,12 +184,11 @@ derive_names() {
     v6e*) TPU_RUNTIME=v2-alpha-tpuv6e ;;
     *) TPU_RUNTIME=tpu-ubuntu2204-base ;;
   esac
-  FOLDER=$(quote "$REMOTE")
   # A number used again after a reboot, or a process that is gone, has another command line.
   ALIVE='grep -qs xclip-jax "/proc/$(cat train.pid 2>/dev/null)/cmdline"'
   # One line a worker, of which `watch` knows the words. A run that has just ended gets the moment
   # it takes to write its exit code down; one that a reboot ended has none.
-  REPORT="if ! cd $FOLDER 2>/dev/null || [ ! -e setup.done ]; then s=new; elif $ALIVE; then s=running;"
+  REPORT="if ! cd $REMOTE 2>/dev/null || [ ! -e setup.done ]; then s=new; elif $ALIVE; then s=running;"
   REPORT="$REPORT elif [ -e train.pid ] && [ ! -e train.exit ] && sleep 1 && false; then :;"
   REPORT="$REPORT elif [ -e train.stopped ]; then s=stopped; elif [ -e train.exit ]; then"
   REPORT="$REPORT s=\"ended with code \$(cat train.exit).\"; else s=idle; fi; echo \"\$(hostname): \$s\""
@@ -222,7 +221,7 @@ create() {
 
 setup() {
   package=$HERE/build/launch_tpu/xclip_jax.tgz
-  install="cd $FOLDER && if $ALIVE; then echo \"\$(hostname): training; stop it first\" >&2; exit 1; fi"
+  install="cd $REMOTE && if $ALIVE; then echo \"\$(hostname): training; stop it first\" >&2; exit 1; fi"
   install="$install; rm -rf setup.done src && mkdir src && tar -xzf xclip_jax.tgz -C src"
   # The workers' own Python is older than ours, hence uv; newer systems let pip not touch --user.
   install="$install && PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv"
@@ -233,7 +232,7 @@ setup() {
   run mkdir -p "$HERE/build/launch_tpu" &&
     run tar -czf "$package" --exclude=__pycache__ -C "$HERE" \
       pyproject.toml constraints.txt README.md LICENSE xclip_jax configs data &&
-    on_workers run "$ALL" "mkdir -p $FOLDER" &&
+    on_workers run "$ALL" "mkdir -p $REMOTE" &&
     to_workers "$package" "$REMOTE/xclip_jax.tgz" &&
     on_workers run "$ALL" "$install"
 }
@@ -241,7 +240,7 @@ setup() {
 train() { # WORD...: for xclip-jax train
   words=$(quote_all train --distributed --config "$CONFIG" --workdir "$WORKDIR" \
     ${DATA:+"--config.data.dir=$DATA"} "$@")
-  start="cd $FOLDER && [ -e setup.done ] || { echo \"\$(hostname): not set up\" >&2; exit 1; }"
+  start="cd $REMOTE && [ -e setup.done ] || { echo \"\$(hostname): not set up\" >&2; exit 1; }"
   start="$start; if $ALIVE; then echo \"\$(hostname): already running\"; exit 0; fi"
   # What nohup does, for the shell too that waits to write the exit code down.
   start="$start; rm -f train.pid train.exit train.stopped; (trap '' HUP; date;"
@@ -252,7 +251,7 @@ train() { # WORD...: for xclip-jax train
 }
 
 stop() {
-  end="cd $FOLDER && touch train.stopped || exit 1; if $ALIVE; then kill -TERM \"\$(cat train.pid)\"; fi; n=0;"
+  end="cd $REMOTE && touch train.stopped || exit 1; if $ALIVE; then kill -TERM \"\$(cat train.pid)\"; fi; n=0;"
   end="$end while $ALIVE && [ \$n -lt $STOP_SECONDS ]; do sleep 1; n=\$((n+1)); done;"
   end="$end if $ALIVE; then echo \"\$(hostname): still running after $STOP_SECONDS s\" >&2; exit 1;"
   end="$end else echo \"\$(hostname): ended\"; fi"
@@ -260,7 +259,7 @@ stop() {
 }
 
 logs() {
-  on_workers run "$ONE" "tail -n 100 $FOLLOW $FOLDER/train.log"
+  on_workers run "$ONE" "tail -n 100 $FOLLOW $REMOTE/train.log"
 }
 
 release() {
@@ -283,7 +282,7 @@ delete() {
 describe() { # FAMILY NAME FIELD: sets STATE; fails where gcloud does for another reason than absence
   if STATE=$(tpus ask "$1" describe "$2" --format="value($3)"); then
     return 0
-  elif grep -Eq 'NOT_FOUND|code=404' "$ERRORS" && grep -q "$2" "$ERRORS"; then
+  elif grep -Eiq 'not[_ ]found|404' "$ERRORS" && grep -Eq "/$2([^a-z0-9-]|\$)" "$ERRORS"; then
     STATE=NOT_FOUND
   else
     cat "$ERRORS" >&2
@@ -401,6 +400,7 @@ count_try() { # a new checkpoint pays for all attempts before it
 }
 
 watch() { # WORD...: for xclip-jax train
+  exec </dev/null # nobody answers gcloud's questions here: it takes their defaults
   tries=0 begun=
   saved=$(storage ask ls "$WORKDIR/checkpoints/") || saved='' # there may be none yet
   while :; do

@@ -1,6 +1,8 @@
 """launch_tpu.sh against a stand-in for gcloud that records, and plays slices and preemption."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +111,11 @@ def test_a_run_outlives_its_connection_starts_once_saves_on_stop_and_goes_on(clo
     assert cloud.launch("train").returncode == 0
     wait_for(lambda: len(cloud.runs()) == 2)
 
+    for number in range(2):  # what a lost connection may send, to training and its shell
+        training = int((cloud.worker(number) / "xclip_jax" / "train.pid").read_text())
+        shell = int(Path(f"/proc/{training}/stat").read_text().split()[3])
+        os.kill(training, signal.SIGHUP)
+        os.kill(shell, signal.SIGHUP)
     again = cloud.launch("train")
     assert again.stdout.count("already running") == 2
     assert len(cloud.runs()) == 2
@@ -191,6 +198,7 @@ def test_shards_are_copied_with_their_manifest_last(cloud, tmp_path):
         {"POLL_SECONDS": "1 minute"},
         {"WATCH_TRIES": "-1"},
         {"PYTHON_VERSION": "3.10"},
+        {"REMOTE": "/tmp/my run"},
         {"GCLOUD": "no-such-gcloud"},
     ],
     ids=lambda variables: "-".join(f"{name}={value}" for name, value in variables.items()),
