@@ -10,7 +10,8 @@
 #   train     start training on all workers; ARGUMENTS go to `xclip-jax train`, --config.KEY=VALUE say;
 #             the same command again goes on where the run was, in the same WORKDIR
 #   watch     create, setup and train whenever that is needed, after a preemption for one, until
-#             WORKDIR/finished is there; ARGUMENTS as for train. Interrupting it leaves the run alone
+#             WORKDIR/finished is there; ARGUMENTS as for train. Interrupting it leaves the run alone.
+#             `./launch_tpu.sh watch && ./launch_tpu.sh delete --yes` pays for nothing afterwards
 #   status    what the slice, the workers and the run are at
 #   logs      the end of a worker's log; --follow stays and shows what comes
 #   stop      let the run save and end (SIGTERM), which ends `watch` too; the slice stays, and costs
@@ -364,17 +365,11 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
     cat "$ERRORS" >&2
     return 0
   fi
-  case $workers in
+  # What ended before this watch began is no reason to end it: someone wants to go on.
+  case $begun$workers in
     *': running'*) DID=waited begun=yes ;; # if only on some, theirs end soon for want of the others
-    *': stopped'*)
-      if [ "$begun" ]; then
-        say "the run was stopped by \`stop\`; \`train\` and a new \`watch\` go on with it."
-        DID=ended
-      elif train "$@"; then
-        DID=stepped begun=yes
-      fi
-      ;;
-    *'code 2.'*)
+    yes*': stopped'*) die "the run was stopped by \`stop\`; \`train\` and \`watch\` go on with it." ;;
+    yes*'code 2.'*)
       logs || true
       die "the run refused its settings, as the log above says: nothing to try again."
       ;;

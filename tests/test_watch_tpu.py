@@ -55,8 +55,8 @@ def test_a_run_that_lost_a_process_is_started_again_on_the_same_slice(cloud):
     assert cloud.verbs() == ["create", "install", "train", "train"]
 
 
-def test_a_run_that_refuses_its_settings_is_not_started_again(cloud):
-    cloud.play(runs=[2])
+def test_a_run_that_refuses_its_settings_is_started_again_by_another_watch_only(cloud):
+    cloud.play(runs=[2, "finish"])
 
     watched = cloud.launch("watch")
 
@@ -64,6 +64,9 @@ def test_a_run_that_refuses_its_settings_is_not_started_again(cloud):
     assert watched.stdout.endswith("training\n")  # the log
     assert "refused its settings" in watched.stderr
     assert cloud.verbs() == ["create", "install", "train"]
+
+    assert cloud.launch("watch", "--config.seed=1").returncode == 0
+    assert cloud.verbs() == ["create", "install", "train", "train"]
 
 
 def test_a_run_that_never_gets_to_a_checkpoint_is_given_up(cloud):
@@ -124,7 +127,7 @@ def test_stopping_the_run_ends_the_watch_and_another_watch_goes_on(cloud):
     assert cloud.launch("stop").returncode == 0
 
     _, said = watch.communicate(timeout=30)
-    assert watch.returncode == 0
+    assert watch.returncode == 1  # `watch && delete` keeps what is not finished
     assert "stopped by `stop`" in said
     assert cloud.launch("watch").returncode == 0
     assert cloud.verbs() == ["create", "install", "train", "stop", "train"]
