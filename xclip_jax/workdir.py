@@ -58,6 +58,8 @@ def model_sizes(config: ml_collections.ConfigDict, vocab_size: int) -> dict:
         for key, value in config.model.items()
         if value is not None and key not in ("name", "arch")
     }
+    if isinstance(sizes.get("remat"), bool):  # of runs of earlier versions
+        sizes["remat"] = "full" if sizes["remat"] else "dots"
     if config.model.arch in models.ARCHS:
         sizes = models.ARCHS[config.model.arch] | sizes
     elif config.model.arch != "custom":
