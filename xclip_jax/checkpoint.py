@@ -4,19 +4,26 @@ A checkpoint at step s means s updates done and batch s next. It is written unde
 and renamed when whole, so a killed run never leaves half of one behind.
 """
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+
+from xclip_jax.distributed import first_line, lost_peer
+from xclip_jax.remote import is_remote
 
 BEST = "t2v/r1"
 WRITTEN_AT_ONCE = 2**28  # bytes, beside the parameters themselves
 
 
-def open_folder(workdir: Path | str, *, keep: int) -> ocp.training.Checkpointer:
-    """Returns the checkpointer of `workdir`; it keeps the latest `keep` and the best by t2v/r1."""
+def open_folder(workdir, *, keep: int, metric: str = BEST) -> ocp.training.Checkpointer:
+    """Returns the checkpointer of `workdir`, which keeps the latest `keep` and the best."""
     policies = ocp.training.preservation_policies
     return ocp.training.Checkpointer(
         _folder(workdir),
@@ -24,7 +31,7 @@ def open_folder(workdir: Path | str, *, keep: int) -> ocp.training.Checkpointer:
             [
                 policies.LatestN(keep),
                 policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[BEST],
+                    get_metric_fn=lambda metrics: goodness(metrics, metric),
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -32,6 +39,27 @@ def open_folder(workdir: Path | str, *, keep: int) -> ocp.training.Checkpointer:
         ),
         cleanup_tmp_directories=True,
     )
+
+
+@contextlib.contextmanager
+def closing(workdir, *, keep: int, metric: str) -> Iterator[ocp.training.Checkpointer]:
+    """Yields the same and closes it at the end, when what is being saved is whole.
+
+    One of several processes that has failed does not wait: the others do not save with it.
+    """
+    checkpointer = open_folder(workdir, keep=keep, metric=metric)
+    try:
+        yield checkpointer
+    except BaseException:
+        if jax.process_count() == 1:
+            checkpointer.close()
+        raise
+    checkpointer.close()
+
+
+def goodness(metrics: Mapping[str, float], metric: str) -> float:
+    """Returns a metric so that more is better: ranks, of which less is better, come negative."""
+    return -metrics[metric] if metric.endswith("_rank") else metrics[metric]
 
 
 def save(
@@ -69,33 +97,45 @@ def restore(
     if checkpointer.latest is None:
         return None
     step = checkpointer.latest.step if step is None else step
-    if lacking := set(abstract) - set(checkpointer.metadata(step).metadata):
+    if lacking := set(abstract) - set(_described(checkpointer, step)):
         raise ValueError(
             f"the run's checkpoint has no {', '.join(sorted(lacking))}: converted weights can be"
             " evaluated and searched with, not trained on; choose another --workdir."
         )
-    return checkpointer.load(step, abstract)
+    return _load(checkpointer, step, abstract)
 
 
-def best_step(checkpointer: ocp.training.Checkpointer) -> int | None:
-    """Returns the step with the best t2v/r1 of those that were evaluated, None where none was.
+def rate(checkpointer: ocp.training.Checkpointer, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds an evaluation's metrics to a checkpoint that was saved without, as Orbax writes them."""
+    checkpointer.wait()
+    if jax.process_index() == 0:
+        folder = checkpointer.directory / str(step) / "metrics"
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics").write_text(json.dumps(dict(metrics)))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("rated")
+    checkpointer.reload()
+
+
+def best_step(checkpointer: ocp.training.Checkpointer, metric: str = BEST) -> int | None:
+    """Returns the step with the best `metric` of those that were evaluated, None where none was.
 
     parity: the later one wins a tie, as the references' >= has it.
     """
     checkpointer.wait()
     rated = [
-        (checkpoint.metrics[BEST], checkpoint.step)
+        (goodness(checkpoint.metrics, metric), checkpoint.step)
         for checkpoint in checkpointer.checkpoints
         if checkpoint.metrics
     ]
     return max(rated)[1] if rated else None
 
 
-def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
+def load_params(workdir, which: str = "last", *, metric: str = BEST) -> tuple[dict, int]:
     """Returns the parameters of a run's checkpoint on one device, and its step.
 
     Args:
-      which: "last", "best" (by t2v/r1 as evaluated while training) or a step number.
+      which: "last", "best" (by `metric` as evaluated while training) or a step number.
     """
     folder = _folder(workdir)
     if not folder.is_dir():
@@ -107,7 +147,7 @@ def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
         if which == "last":
             step = max(found)
         elif which == "best":
-            step = best_step(checkpointer)
+            step = best_step(checkpointer, metric)
             if step is None:
                 raise ValueError(f"no checkpoint in {folder} was evaluated: choose 'last'.")
         elif which.isdigit() and int(which) in found:
@@ -118,12 +158,48 @@ def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
                 f" {sorted(found)}."
             )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        metadata = checkpointer.metadata(step).metadata
+        metadata = _described(checkpointer, step)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
         )
-        return checkpointer.load(step, abstract)["params"], step
+        return _load(checkpointer, step, abstract)["params"], step
 
 
-def _folder(workdir: Path | str) -> Path:
+def _described(checkpointer: ocp.training.Checkpointer, step: int) -> dict:
+    """Returns names and shapes of a checkpoint's arrays."""
+    try:
+        return checkpointer.metadata(step).metadata
+    except Exception as error:  # Orbax and TensorStore have errors of many kinds
+        raise _damaged(checkpointer, step, error) from error
+
+
+def _load(checkpointer: ocp.training.Checkpointer, step: int, abstract: dict) -> dict:
+    try:
+        return checkpointer.load(step, abstract)
+    except Exception as error:
+        raise _damaged(checkpointer, step, error) from error
+
+
+def _damaged(checkpointer: ocp.training.Checkpointer, step: int, error: Exception) -> Exception:
+    """Returns what to say of a checkpoint that cannot be read; nothing is done about it unasked."""
+    if jax.process_count() > 1 and lost_peer(error):
+        return error
+    folder = checkpointer.directory / str(step)
+    others = [c.step for c in checkpointer.checkpoints if c.step != step]
+    before = (
+        f"to go on from step {max(others)} instead, remove that folder; also there:"
+        f" {', '.join(map(str, others))}"
+        if others
+        else "there is no other checkpoint; without that folder the run starts anew"
+    )
+    return ValueError(
+        f"the checkpoint of step {step} is damaged: {folder} cannot be read ({first_line(error)})."
+        f" If you have a copy, put it there; {before}."
+    )
+
+
+def _folder(workdir):
+    """Returns the folder of checkpoints as Orbax takes it, on this disk or in a bucket."""
+    if is_remote(workdir):
+        return epath.Path(str(workdir)) / "checkpoints"
     return Path(workdir).absolute() / "checkpoints"
