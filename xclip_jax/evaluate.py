@@ -265,17 +265,10 @@ def run(
     if encoders.mesh is not None:  # which spreads a batch over all devices
         batch_size = -(-batch_size // encoders.mesh.size) * encoders.mesh.size
     words = intake.max_words
+    options = {"batch_size": batch_size, "progress": progress, "between": between}
     tokens, videos = [], []
     for split in [shards] if twins is None else [shards, twins]:
-        captions, features = encode_split(
-            encoders,
-            params,
-            split,
-            intake,
-            batch_size=batch_size,
-            progress=progress,
-            between=between,
-        )
+        captions, features = encode_split(encoders, params, split, intake, **options)
         tokens.append(gather.all_tokens(tokenizer, captions, split, words, batch_size=batch_size))
         videos.append(features)
 
