@@ -25,8 +25,10 @@ WRITTEN_AT_ONCE = 2**28  # bytes, beside the parameters themselves
 def open_folder(workdir, *, keep: int, metric: str = BEST) -> ocp.training.Checkpointer:
     """Returns the checkpointer of `workdir`, which keeps the latest `keep` and the best."""
     policies = ocp.training.preservation_policies
+    folder = _folder(workdir)
+    _check_metrics(folder)
     return ocp.training.Checkpointer(
-        _folder(workdir),
+        folder,
         preservation_policy=policies.AnyPreservationPolicy(
             [
                 policies.LatestN(keep),
@@ -52,9 +54,11 @@ def closing(workdir, *, keep: int, metric: str) -> Iterator[ocp.training.Checkpo
         yield checkpointer
     except BaseException:
         if jax.process_count() == 1:
-            checkpointer.close()
+            with contextlib.suppress(Exception):  # it would hide what went wrong first
+                checkpointer.close()
         raise
-    checkpointer.close()
+    with _told(checkpointer):
+        checkpointer.close()
 
 
 def goodness(metrics: Mapping[str, float], metric: str) -> float:
@@ -66,9 +70,34 @@ def save(
     checkpointer: ocp.training.Checkpointer, state: dict, *, metrics: Mapping[str, float] | None
 ) -> None:
     """Saves `state` in the background under its step, which must not have been saved before."""
-    checkpointer.save_async(
-        int(state["step"]), state, metrics=dict(metrics) if metrics else None, force=True
-    )
+    with _told(checkpointer):  # the one before, for which this waits, may have failed
+        checkpointer.save_async(
+            int(state["step"]), state, metrics=dict(metrics) if metrics else None, force=True
+        )
+
+
+def wait(checkpointer: ocp.training.Checkpointer) -> None:
+    """Returns when what is being saved is whole."""
+    with _told(checkpointer):
+        checkpointer.wait()
+
+
+@contextlib.contextmanager
+def _told(checkpointer: ocp.training.Checkpointer) -> Iterator[None]:
+    """Turns the many errors of a save that failed into one that says what is there."""
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1 and lost_peer(error):
+            raise
+        whole = sorted(int(p.name) for p in checkpointer.directory.iterdir() if p.name.isdigit())
+        last = (
+            f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one yet"
+        )
+        raise ValueError(
+            f"a checkpoint could not be saved ({first_line(error)}); {last}. Where the disk is"
+            " full make room, then run the same command again to go on from there."
+        ) from error
 
 
 def save_weights(workdir: Path | str, params: dict) -> None:
@@ -109,9 +138,10 @@ def rate(checkpointer: ocp.training.Checkpointer, step: int, metrics: Mapping[st
     """Adds an evaluation's metrics to a checkpoint that was saved without, as Orbax writes them."""
     checkpointer.wait()
     if jax.process_index() == 0:
-        folder = checkpointer.directory / str(step) / "metrics"
-        folder.mkdir(exist_ok=True)
-        (folder / "metrics").write_text(json.dumps(dict(metrics)))
+        partial = checkpointer.directory.parent / "rating.partial"  # there at once, and whole
+        partial.mkdir(exist_ok=True)
+        (partial / "metrics").write_text(json.dumps(dict(metrics)))
+        partial.rename(checkpointer.directory / str(step) / "metrics")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("rated")
     checkpointer.reload()
@@ -165,12 +195,27 @@ def load_params(workdir, which: str = "last", *, metric: str = BEST) -> tuple[di
         return _load(checkpointer, step, abstract)["params"], step
 
 
+def _check_metrics(folder) -> None:
+    """Raises ValueError where a checkpoint's metrics, which Orbax reads at once, are damaged."""
+    for file in folder.glob("*/metrics/metrics") if folder.is_dir() else ():
+        try:
+            json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}): remove the folder {file.parent}, and the checkpoint"
+                " counts as not evaluated."
+            ) from None
+
+
 def _described(checkpointer: ocp.training.Checkpointer, step: int) -> dict:
     """Returns names and shapes of a checkpoint's arrays."""
     try:
-        return checkpointer.metadata(step).metadata
+        found = checkpointer.metadata(step).metadata
     except Exception as error:  # Orbax and TensorStore have errors of many kinds
         raise _damaged(checkpointer, step, error) from error
+    if found is None:
+        raise _damaged(checkpointer, step, ValueError("its list of arrays cannot be read"))
+    return found
 
 
 def _load(checkpointer: ocp.training.Checkpointer, step: int, abstract: dict) -> dict:
@@ -184,6 +229,8 @@ def _damaged(checkpointer: ocp.training.Checkpointer, step: int, error: Exceptio
     """Returns what to say of a checkpoint that cannot be read; nothing is done about it unasked."""
     if jax.process_count() > 1 and lost_peer(error):
         return error
+    while cause := error.__cause__ or error.__context__:
+        error = cause  # Orbax tells which of its readers failed, the innermost one why
     folder = checkpointer.directory / str(step)
     others = [c.step for c in checkpointer.checkpoints if c.step != step]
     before = (

@@ -1,6 +1,8 @@
 """The command `xclip-jax train`, alone or as one of the processes of a run."""
 
 import argparse
+import logging
+import os
 import sys
 
 from xclip_jax import distributed, one_line, supervise
@@ -60,6 +62,9 @@ def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> No
 
     from xclip_jax import config_loader, preemption, train, transfer, watch
 
+    if not os.environ.get("XCLIP_JAX_TRACEBACK"):
+        # A save that fails comes with a thousand lines of Orbax's before we can say it in one.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     notice = preemption.Notice()
     notice.listen()
     clock.mark("imports")

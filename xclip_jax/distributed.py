@@ -121,9 +121,9 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, of a length for a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else lines[0][:197] + "..."
+    """Returns the first line of what an error says; of a long one, where it begins and ends."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
 
 def leave(status: int) -> NoReturn:

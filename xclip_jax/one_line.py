@@ -6,7 +6,7 @@ import sys
 
 from xclip_jax import distributed
 
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def answer(error: BaseException) -> int:
@@ -22,6 +22,8 @@ def answer(error: BaseException) -> int:
         text, status = f"{distributed.GONE} ({distributed.first_line(error)})", distributed.LOST
     elif isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
         text, status = str(error), 2
+    elif isinstance(error, OSError) and error.errno in FULL:
+        text, status = f"{error}: make room, then run the same command again to go on.", 2
     else:
         raise error
     print(f"xclip-jax: {text}", file=sys.stderr, flush=True)

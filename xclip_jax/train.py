@@ -75,10 +75,10 @@ def train_and_evaluate(
     mesh = sharding.make_mesh(config.fsdp)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=total)
+    tensorboard = summary_writer(folder)
+    clock.mark("TensorBoard")
     rates = throughput.Rates(config, sizes)
-    reporter = Reporter(
-        folder, config, total, epoch, adam.learning_rate, rates, summary_writer(folder)
-    )
+    reporter = Reporter(folder, config, total, epoch, adam.learning_rate, rates, tensorboard)
     intake = workdir.intake(config, sizes)
     encoders = evaluate.make_encoders(graphdef, mesh)
 
@@ -194,7 +194,7 @@ def train_and_evaluate(
                 reporter.selected(scores, stands_for)
         except preemption.Asked:
             save(step, None)
-            checkpointer.wait()
+            checkpoint.wait(checkpointer)
             raise preemption.Preempted(step) from None
         finally:
             window.close()
