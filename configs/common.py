@@ -28,8 +28,10 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.eval_every_steps = 500
     config.save_every_steps = 500
     config.report_every_steps = 20
-    config.keep_checkpoints = 2  # the latest ones; the best by t2v/r1 is kept beside them
-    # Which checkpoint the run is judged by: the last, or the best by t2v/r1 on val or on test.
+    config.keep_checkpoints = 2  # the latest ones; the best by best_metric is kept beside them
+    # What "best" means: t2v/r1, v2t/r5, t2v/mean_rank, ...; of ranks the lowest is best.
+    config.best_metric = "t2v/r1"
+    # Which checkpoint the run is judged by: the last, or the best by that on val or on test.
     config.select_on = "last"
 
     config.init = ml_collections.ConfigDict()

@@ -86,15 +86,21 @@ def tiny_config(shapes):
     return _tiny_config(shapes)
 
 
-@pytest.fixture
-def tiny_config_file(tiny_config, tmp_path) -> Path:
-    """The same as a file that `--config` takes."""
-    file = tmp_path / "tiny.py"
-    file.write_text(
+@pytest.fixture(scope="session")
+def tiny_config_text(shapes) -> str:
+    """The same as the text of a file that `--config` takes."""
+    return (
         "import json\n\nimport ml_collections\n\n\ndef get_config(arg):\n"
-        f"    config = json.loads({tiny_config.to_json()!r})\n"
+        f"    config = json.loads({_tiny_config(shapes).to_json()!r})\n"
         "    return ml_collections.ConfigDict(config).lock()\n"
     )
+
+
+@pytest.fixture
+def tiny_config_file(tiny_config_text, tmp_path) -> Path:
+    """That file."""
+    file = tmp_path / "tiny.py"
+    file.write_text(tiny_config_text)
     return file
 
 

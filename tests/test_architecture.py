@@ -36,11 +36,21 @@ MAY_IMPORT = {
     "models": {"models", "losses", "sharding", "frames"},  # of frames, a pixel's mean and deviation
     "input": {"records", "frames", "frame_policy", "tokenizer", "sharding"},
     "flops": set(),
+    "chips": set(),
+    "throughput": {"chips", "flops"},
+    "distributed": set(),
+    "one_line": {"distributed"},
+    "supervise": {"distributed"},
+    "watch": {"distributed"},
+    "preemption": set(),
+    "profiling": set(),
+    "startup": set(),
+    "lines": {"remote"},
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
     "resize_weights": set(),
-    "checkpoint": set(),
+    "checkpoint": {"distributed", "remote"},
     "hugging_face": {"torch_file"},
     "weight_formats": {"models", "torch_file", "hugging_face"},
     "download": {"weight_formats"},
@@ -51,13 +61,14 @@ MAY_IMPORT = {
 # Those on top: each may import all of the above but data, and those on top before it.
 ON_TOP = (
     *("config_loader", "holdout", "protocol", "workdir", "transfer"),
-    *("evaluate", "progress", "gradient_cache", "train_step", "train", "search"),
+    *("gather", "evaluate", "progress", "gradient_cache", "train_step", "train", "search"),
 )
 COMMANDS = (
     "report",
     "demo",
     "cli_build",
     "cli_shards",
+    "cli_train",
     "cli_weights",
     "cli",
     "__main__",

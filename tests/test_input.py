@@ -191,7 +191,7 @@ def test_videos_come_once_in_order_with_a_short_last_batch(shapes):
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_an_error(train_shards, words):
-    expected = r"batch_size=12 cannot be spread over 8 devices.* multiple of 8\."
+    expected = r"batch_size=12 cannot be spread over 8 devices.* of 8, such as 8 or 16\."
     with pytest.raises(ValueError, match=expected):
         stream(train_shards, words, batch_size=12)
 

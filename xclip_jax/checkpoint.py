@@ -4,27 +4,36 @@ A checkpoint at step s means s updates done and batch s next. It is written unde
 and renamed when whole, so a killed run never leaves half of one behind.
 """
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+
+from xclip_jax.distributed import first_line, lost_peer
+from xclip_jax.remote import is_remote
 
 BEST = "t2v/r1"
 WRITTEN_AT_ONCE = 2**28  # bytes, beside the parameters themselves
 
 
-def open_folder(workdir: Path | str, *, keep: int) -> ocp.training.Checkpointer:
-    """Returns the checkpointer of `workdir`; it keeps the latest `keep` and the best by t2v/r1."""
+def open_folder(workdir, *, keep: int, metric: str = BEST) -> ocp.training.Checkpointer:
+    """Returns the checkpointer of `workdir`, which keeps the latest `keep` and the best."""
     policies = ocp.training.preservation_policies
+    folder = _folder(workdir)
+    _check_metrics(folder)
     return ocp.training.Checkpointer(
-        _folder(workdir),
+        folder,
         preservation_policy=policies.AnyPreservationPolicy(
             [
                 policies.LatestN(keep),
                 policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[BEST],
+                    get_metric_fn=lambda metrics: goodness(metrics, metric),
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -34,13 +43,61 @@ def open_folder(workdir: Path | str, *, keep: int) -> ocp.training.Checkpointer:
     )
 
 
+@contextlib.contextmanager
+def closing(workdir, *, keep: int, metric: str) -> Iterator[ocp.training.Checkpointer]:
+    """Yields the same and closes it at the end, when what is being saved is whole.
+
+    One of several processes that has failed does not wait: the others do not save with it.
+    """
+    checkpointer = open_folder(workdir, keep=keep, metric=metric)
+    try:
+        yield checkpointer
+    except BaseException:
+        if jax.process_count() == 1:
+            with contextlib.suppress(Exception):  # it would hide what went wrong first
+                checkpointer.close()
+        raise
+    with _told(checkpointer):
+        checkpointer.close()
+
+
+def goodness(metrics: Mapping[str, float], metric: str) -> float:
+    """Returns a metric so that more is better: ranks, of which less is better, come negative."""
+    return -metrics[metric] if metric.endswith("_rank") else metrics[metric]
+
+
 def save(
     checkpointer: ocp.training.Checkpointer, state: dict, *, metrics: Mapping[str, float] | None
 ) -> None:
     """Saves `state` in the background under its step, which must not have been saved before."""
-    checkpointer.save_async(
-        int(state["step"]), state, metrics=dict(metrics) if metrics else None, force=True
-    )
+    with _told(checkpointer):  # the one before, for which this waits, may have failed
+        checkpointer.save_async(
+            int(state["step"]), state, metrics=dict(metrics) if metrics else None, force=True
+        )
+
+
+def wait(checkpointer: ocp.training.Checkpointer) -> None:
+    """Returns when what is being saved is whole."""
+    with _told(checkpointer):
+        checkpointer.wait()
+
+
+@contextlib.contextmanager
+def _told(checkpointer: ocp.training.Checkpointer) -> Iterator[None]:
+    """Turns the many errors of a save that failed into one that says what is there."""
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1 and lost_peer(error):
+            raise
+        whole = sorted(int(p.name) for p in checkpointer.directory.iterdir() if p.name.isdigit())
+        last = (
+            f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one yet"
+        )
+        raise ValueError(
+            f"a checkpoint could not be saved ({first_line(error)}); {last}. Where the disk is"
+            " full make room, then run the same command again to go on from there."
+        ) from error
 
 
 def save_weights(workdir: Path | str, params: dict) -> None:
@@ -69,33 +126,46 @@ def restore(
     if checkpointer.latest is None:
         return None
     step = checkpointer.latest.step if step is None else step
-    if lacking := set(abstract) - set(checkpointer.metadata(step).metadata):
+    if lacking := set(abstract) - set(_described(checkpointer, step)):
         raise ValueError(
             f"the run's checkpoint has no {', '.join(sorted(lacking))}: converted weights can be"
             " evaluated and searched with, not trained on; choose another --workdir."
         )
-    return checkpointer.load(step, abstract)
+    return _load(checkpointer, step, abstract)
 
 
-def best_step(checkpointer: ocp.training.Checkpointer) -> int | None:
-    """Returns the step with the best t2v/r1 of those that were evaluated, None where none was.
+def rate(checkpointer: ocp.training.Checkpointer, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds an evaluation's metrics to a checkpoint that was saved without, as Orbax writes them."""
+    checkpointer.wait()
+    if jax.process_index() == 0:
+        partial = checkpointer.directory.parent / "rating.partial"  # there at once, and whole
+        partial.mkdir(exist_ok=True)
+        (partial / "metrics").write_text(json.dumps(dict(metrics)))
+        partial.rename(checkpointer.directory / str(step) / "metrics")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("rated")
+    checkpointer.reload()
+
+
+def best_step(checkpointer: ocp.training.Checkpointer, metric: str = BEST) -> int | None:
+    """Returns the step with the best `metric` of those that were evaluated, None where none was.
 
     parity: the later one wins a tie, as the references' >= has it.
     """
     checkpointer.wait()
     rated = [
-        (checkpoint.metrics[BEST], checkpoint.step)
+        (goodness(checkpoint.metrics, metric), checkpoint.step)
         for checkpoint in checkpointer.checkpoints
         if checkpoint.metrics
     ]
     return max(rated)[1] if rated else None
 
 
-def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
+def load_params(workdir, which: str = "last", *, metric: str = BEST) -> tuple[dict, int]:
     """Returns the parameters of a run's checkpoint on one device, and its step.
 
     Args:
-      which: "last", "best" (by t2v/r1 as evaluated while training) or a step number.
+      which: "last", "best" (by `metric` as evaluated while training) or a step number.
     """
     folder = _folder(workdir)
     if not folder.is_dir():
@@ -107,7 +177,7 @@ def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
         if which == "last":
             step = max(found)
         elif which == "best":
-            step = best_step(checkpointer)
+            step = best_step(checkpointer, metric)
             if step is None:
                 raise ValueError(f"no checkpoint in {folder} was evaluated: choose 'last'.")
         elif which.isdigit() and int(which) in found:
@@ -118,12 +188,65 @@ def load_params(workdir: Path | str, which: str = "last") -> tuple[dict, int]:
                 f" {sorted(found)}."
             )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        metadata = checkpointer.metadata(step).metadata
+        metadata = _described(checkpointer, step)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
         )
-        return checkpointer.load(step, abstract)["params"], step
+        return _load(checkpointer, step, abstract)["params"], step
 
 
-def _folder(workdir: Path | str) -> Path:
+def _check_metrics(folder) -> None:
+    """Raises ValueError where a checkpoint's metrics, which Orbax reads at once, are damaged."""
+    for file in folder.glob("*/metrics/metrics") if folder.is_dir() else ():
+        try:
+            json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}): remove the folder {file.parent}, and the checkpoint"
+                " counts as not evaluated."
+            ) from None
+
+
+def _described(checkpointer: ocp.training.Checkpointer, step: int) -> dict:
+    """Returns names and shapes of a checkpoint's arrays."""
+    try:
+        found = checkpointer.metadata(step).metadata
+    except Exception as error:  # Orbax and TensorStore have errors of many kinds
+        raise _damaged(checkpointer, step, error) from error
+    if found is None:
+        raise _damaged(checkpointer, step, ValueError("its list of arrays cannot be read"))
+    return found
+
+
+def _load(checkpointer: ocp.training.Checkpointer, step: int, abstract: dict) -> dict:
+    try:
+        return checkpointer.load(step, abstract)
+    except Exception as error:
+        raise _damaged(checkpointer, step, error) from error
+
+
+def _damaged(checkpointer: ocp.training.Checkpointer, step: int, error: Exception) -> Exception:
+    """Returns what to say of a checkpoint that cannot be read; nothing is done about it unasked."""
+    if jax.process_count() > 1 and lost_peer(error):
+        return error
+    while cause := error.__cause__ or error.__context__:
+        error = cause  # Orbax tells which of its readers failed, the innermost one why
+    folder = checkpointer.directory / str(step)
+    others = [c.step for c in checkpointer.checkpoints if c.step != step]
+    before = (
+        f"to go on from step {max(others)} instead, remove that folder; also there:"
+        f" {', '.join(map(str, others))}"
+        if others
+        else "there is no other checkpoint; without that folder the run starts anew"
+    )
+    return ValueError(
+        f"the checkpoint of step {step} is damaged: {folder} cannot be read ({first_line(error)})."
+        f" If you have a copy, put it there; {before}."
+    )
+
+
+def _folder(workdir):
+    """Returns the folder of checkpoints as Orbax takes it, on this disk or in a bucket."""
+    if is_remote(workdir):
+        return epath.Path(str(workdir)) / "checkpoints"
     return Path(workdir).absolute() / "checkpoints"

@@ -11,7 +11,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from xclip_jax import cli_build, cli_shards, cli_weights
+from xclip_jax import cli_build, cli_shards, cli_train, cli_weights, one_line
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   xclip-jax export runs/mine --to huggingface
 """
 
-CHECKPOINT = "selected (default: as the run's select_on has it), last, best (by t2v/r1) or a step"
+CHECKPOINT = "selected (default: as the run's select_on has it), last, best or a step"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,14 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         arguments.run(arguments)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("XCLIP_JAX_TRACEBACK"):
-            raise
-        print(f"xclip-jax: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("xclip-jax: interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(one_line.answer(error))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -73,18 +67,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     cli_build.add(command)
     cli_shards.add(command)
 
-    train = command(
-        "train",
-        _train,
-        "train a model, or go on with a run that was stopped",
-        "xclip-jax train --config shapes:head=meanP --workdir runs/shapes --config.batch_size=32",
-    )
-    train.add_argument(
-        "--config", required=True, help="a config's name or path, with :key=value,... for arguments"
-    )
-    train.add_argument("--workdir", required=True, help="folder of the run")
-    train.add_argument("--from-clip", help="weight file of a CLIP to start from")
-    train.epilog += "\n--config.KEY=VALUE overrides any key of the config."
+    cli_train.add(command)
 
     evaluate = command(
         "eval",
@@ -119,7 +102,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     cli_weights.add(command)
 
     arguments, rest = parser.parse_known_args(argv)
-    takes_overrides = arguments.run in (_train, cli_weights.convert)
+    takes_overrides = arguments.run in (cli_train.run, cli_weights.convert)
     strange = [word for word in rest if not (takes_overrides and word.startswith("--config."))]
     if strange:
         parser.error(f"unknown argument {' '.join(strange)}; see xclip-jax --help")
@@ -131,18 +114,6 @@ def _demo(arguments) -> None:
     from xclip_jax import demo
 
     demo.run(Path(arguments.out))
-
-
-def _train(arguments) -> None:
-    from xclip_jax import config_loader, train, transfer
-
-    config = config_loader.load(arguments.config, arguments.overrides)
-    if arguments.from_clip:
-        config.init.clip = arguments.from_clip
-        config.model.activation = config.model.activation or transfer.find_activation(
-            arguments.from_clip
-        )
-    train.train_and_evaluate(config, arguments.workdir, progress=sys.stderr.isatty())
 
 
 def _eval(arguments) -> None:

@@ -1,7 +1,6 @@
 """Retrieval scores of a model on a split: each video encoded once, scores in bounded tiles."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -10,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from xclip_jax import gather, metrics, sharding
 from xclip_jax import input as pipeline
-from xclip_jax import metrics
 from xclip_jax.holdout import Part
 from xclip_jax.input import Intake
 from xclip_jax.models.similarity import Text, Video
@@ -37,27 +38,35 @@ class Encoders(NamedTuple):
     video: Callable
     similarity: Callable
     pair_floats: Callable
+    mesh: Mesh | None = None
 
 
-def make_encoders(graphdef) -> Encoders:
-    """Returns the jitted verbs; make them once, for each has its own cache of compilations."""
+def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
+    """Returns the jitted verbs; make them once, for each has its own cache of compilations.
 
-    @jax.jit
+    With a mesh of several processes each brings its share of a batch, and all get all features.
+    """
+    if mesh is None or jax.process_count() == 1:
+        mesh, jit = None, jax.jit
+    else:
+        jit = functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+
+    @jit
     def text(params, tokens, mask):
         return nnx.merge(graphdef, params).encode_text(tokens, mask)
 
-    @jax.jit
+    @jit
     def video(params, pixels, mask):
         return nnx.merge(graphdef, params).encode_video(pixels, mask)
 
-    @functools.partial(jax.jit, static_argnames="columns")
+    @functools.partial(jit, static_argnames="columns")
     def similarity(params, text, videos, *, columns):
         return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
 
     def pair_floats(params, words: int, frames: int) -> int:
         return nnx.merge(graphdef, params).pair_floats(words, frames)
 
-    return Encoders(text, video, similarity, pair_floats)
+    return Encoders(text, video, similarity, pair_floats, mesh)
 
 
 def encode_texts(
@@ -79,24 +88,47 @@ def text_batches(
     batch_size: int,
 ) -> Iterator[Text]:
     """Yields the features of a batch of the texts after another, as NumPy arrays."""
-    tokens, mask = tokenizer(texts, max_words)
-    for i in range(0, len(texts), batch_size):
-        batch = (tokens[i : i + batch_size], mask[i : i + batch_size])
-        yield _encode(encoders.text, params, batch, batch_size)
+    yield from token_batches(encoders, params, *tokenizer(texts, max_words), batch_size=batch_size)
+
+
+def token_batches(
+    encoders: Encoders, params, tokens: np.ndarray, mask: np.ndarray, *, batch_size: int
+) -> Iterator[Text]:
+    """Yields the features of a batch of tokenised texts [N, W] after another, as NumPy arrays."""
+    hosts, host = (1, 0) if encoders.mesh is None else (jax.process_count(), jax.process_index())
+    local = batch_size // hosts
+    for i in range(0, len(tokens), batch_size):
+        own = slice(i + host * local, i + (host + 1) * local)
+        count = min(batch_size, len(tokens) - i)
+        batch = (tokens[own], mask[own])
+        yield _encode(encoders, encoders.text, params, batch, batch_size, count)
 
 
 def encode_videos(encoders: Encoders, params, batches, *, batch_size: int) -> Video:
     """Returns the features of all videos as NumPy arrays; `batches` yields (pixels, mask)."""
-    return _join([_encode(encoders.video, params, batch, batch_size) for batch in batches])
-
-
-def _encode(encode: Callable, params, batch: tuple, batch_size: int):
-    """Pads a batch to its full size, so that one compilation serves all, and cuts the result."""
-    count = len(batch[0])
-    padded = [
-        np.concatenate([x, np.zeros((batch_size - count, *x.shape[1:]), x.dtype)]) for x in batch
+    parts = [
+        _encode(encoders, encoders.video, params, batch, batch_size, len(batch[0]))
+        for batch in batches
     ]
+    return _join(parts)
+
+
+def _encode(encoders: Encoders, encode: Callable, params, batch: tuple, batch_size: int, count):
+    """Pads a batch to its full size, so that one compilation serves all, and cuts the result.
+
+    Of several hosts each has its slice, and gets the features of all `count` of the batch.
+    """
+    if encoders.mesh is None:
+        padded = [_fill(x, batch_size) for x in batch]
+    else:
+        size = batch_size // jax.process_count()
+        spread = {str(i): _fill(x, size) for i, x in enumerate(batch)}
+        padded = sharding.to_global(spread, encoders.mesh).values()
     return jax.tree.map(lambda x: np.asarray(x)[:count], encode(params, *padded))
+
+
+def _fill(x: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
 
 
 def score(encoders: Encoders, params, text: Text, video: Video, *, progress: bool) -> np.ndarray:
@@ -121,13 +153,15 @@ def score_stream(
     count, words = texts
     videos, frames = video.mask.shape
     rows, columns = tile_shape(count, videos, encoders.pair_floats(params, words, frames))
-    video = jax.tree.map(jnp.asarray, video)
+    mesh = encoders.mesh
+    video = jax.tree.map(jnp.asarray, video) if mesh is None else sharding.replicate(video, mesh)
     scores = np.empty((count, videos), np.float32)
     done = 0
     with tqdm(total=count, desc="scoring", unit="text", disable=not progress, leave=False) as bar:
         for part in _in_rows(parts, rows):
             size = len(part.mask)
-            tiles = encoders.similarity(params, _pad(part, rows), video, columns=columns)
+            part = _pad(part, rows) if mesh is None else sharding.replicate(_pad(part, rows), mesh)
+            tiles = encoders.similarity(params, part, video, columns=columns)
             scores[done : done + size] = np.asarray(tiles)[:size]
             done += size
             bar.update(size)
@@ -188,21 +222,25 @@ def encode_split(
     *,
     batch_size: int,
     progress: bool,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[list[str], Video]:
-    """Returns a split's captions, grouped by video, and the features of each video once."""
+    """Returns a split's captions, grouped by video, and the features of each video once.
+
+    Of several hosts each reads its own videos: the captions are theirs, the features are of all.
+    `between` is called between batches.
+    """
     captions: list[str] = []
-
-    def batches():
-        stream = pipeline.videos(shards, intake, batch_size=batch_size)
-        total = -(-len(shards) // batch_size)
-        for pixels, mask, texts in tqdm(
-            stream, "encoding", total, unit="batch", disable=not progress, leave=False
-        ):
-            captions.extend(texts)
-            yield pixels, mask
-
-    video = encode_videos(encoders, params, batches(), batch_size=batch_size)
-    return captions, video
+    parts: list[Video] = []
+    stream = pipeline.videos(shards, intake, batch_size=batch_size)
+    starts = range(0, len(shards), batch_size)
+    bar = tqdm(starts, "encoding", unit="batch", disable=not progress, leave=False)
+    for start, (pixels, mask, texts) in zip(bar, stream, strict=True):
+        between()
+        captions.extend(texts)
+        count = min(batch_size, len(shards) - start)
+        batch = (pixels, mask)
+        parts.append(_encode(encoders, encoders.video, params, batch, batch_size, count))
+    return captions, _join(parts)
 
 
 def run(
@@ -216,6 +254,7 @@ def run(
     batch_size: int,
     ties: str = "average",
     progress: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Returns the retrieval metrics of a split; with `twins`, those of the reversed clips too.
 
@@ -223,30 +262,35 @@ def run(
     stand the metrics with all of them in the gallery, and `twins/accuracy`, the share of captions
     that prefer their own clip: 0.5 for a model blind to time.
     """
-    captions, videos = zip(
-        *(
-            encode_split(encoders, params, split, intake, batch_size=batch_size, progress=progress)
-            for split in ([shards] if twins is None else [shards, twins])
-        ),
-        strict=True,
-    )
+    if encoders.mesh is not None:  # which spreads a batch over all devices
+        batch_size = -(-batch_size // encoders.mesh.size) * encoders.mesh.size
     words = intake.max_words
-    parts = itertools.chain.from_iterable(
-        text_batches(encoders, params, tokenizer, texts, words, batch_size=batch_size)
-        for texts in captions
-    )
+    options = {"batch_size": batch_size, "progress": progress, "between": between}
+    tokens, videos = [], []
+    for split in [shards] if twins is None else [shards, twins]:
+        captions, features = encode_split(encoders, params, split, intake, **options)
+        tokens.append(gather.all_tokens(tokenizer, captions, split, words, batch_size=batch_size))
+        videos.append(features)
+
+    def texts_of_all() -> Iterator[Text]:
+        for part in tokens:
+            for features in token_batches(encoders, params, *part, batch_size=batch_size):
+                between()
+                yield features
+
+    texts = len(tokens[0][0])
     scores = score_stream(
         encoders,
         params,
-        parts,
-        _join(list(videos)),
-        texts=(sum(map(len, captions)), words),
+        texts_of_all(),
+        _join(videos),
+        texts=(sum(len(part[0]) for part in tokens), words),
         progress=progress,
     )
     counts = shards.captions_per_video
     if twins is None:
         return metrics.retrieval(scores, counts, ties=ties)
-    texts, own = len(captions[0]), np.repeat(np.arange(len(counts)), counts)
+    own = np.repeat(np.arange(len(counts)), counts)
     gallery = metrics.ranks(scores[:texts], own, ties=ties)
     accuracy = metrics.twin_accuracy(scores, np.concatenate([counts, twins.captions_per_video]))
     return (

@@ -96,13 +96,14 @@ def train(
     drawn anew each epoch. `video_ids` int32 [B / C] then tells whether two are one video by chance;
     so it does where `same_video_negatives` is False.
     """
-    hosts = jax.process_count()
-    devices = jax.device_count() * captions_per_video
+    hosts, devices = jax.process_count(), jax.device_count() * captions_per_video
     if batch_size % devices:
         each = f" with {captions_per_video} captions a video" if captions_per_video > 1 else ""
+        less = batch_size // devices * devices
         raise ValueError(
             f"batch_size={batch_size}{each} cannot be spread over {jax.device_count()} devices on"
-            f" {hosts} hosts: set config.batch_size to a multiple of {devices}."
+            f" {hosts} hosts: set config.batch_size to a multiple of {devices}, such as"
+            f" {f'{less} or ' if less else ''}{less + devices}."
         )
 
     stored = stored_policy(shards, intake)
@@ -163,12 +164,15 @@ def videos(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields each video once, in order: (pixels [B, K, H, W, 3], mask [B, F], captions).
 
-    The last batch may be short; `captions` are those of the batch's videos, one after another.
+    The last batch may be short; `captions` are those of the batch's videos, one after another. Of
+    several hosts each reads its slice of every batch, and yields as many batches as the others.
     """
-
+    mine = own_videos(len(shards), batch_size=batch_size)
+    local = batch_size // jax.process_count()
     stored = stored_policy(shards, intake)
 
-    def load(index: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def load(place: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        index = int(mine[place])
         record = shards[index]
         rng = np.random.default_rng((intake.frame_seed, index))
         pixels, mask = load_frames(record.frames, intake, intake.evaluation, stored=stored, rng=rng)
@@ -179,11 +183,24 @@ def videos(
         return np.stack(pixels), np.stack(masks), [text for texts in captions for text in texts]
 
     yield from (
-        grain.MapDataset.range(len(shards))
+        grain.MapDataset.range(len(mine))
         .map(load)
-        .to_iter_dataset(_read_options(batch_size))
-        .batch(batch_size, batch_fn=join)
+        .to_iter_dataset(_read_options(local))
+        .batch(local, batch_fn=join)
     )
+    square = (intake.image_size, intake.image_size, 3)
+    for _ in range(-(-len(mine) // local), -(-len(shards) // batch_size)):
+        shape = (0, intake.max_frames)
+        yield np.zeros(shape + square, np.uint8), np.zeros(shape, bool), []
+
+
+def own_videos(count: int, *, batch_size: int, host: int | None = None) -> np.ndarray:
+    """Returns the numbers of those of `count` videos that this host reads, or another one; the
+    hosts' number must divide the batch."""
+    hosts = jax.process_count()
+    host = jax.process_index() if host is None else host
+    places = np.arange(count)
+    return places[places % batch_size // (batch_size // hosts) == host]
 
 
 def load_frames(

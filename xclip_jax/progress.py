@@ -1,14 +1,13 @@
 """What a training run says about itself: the progress line, metrics.jsonl and TensorBoard."""
 
-import json
 import math
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from xclip_jax import metrics, protocol
+from xclip_jax import metrics, protocol, throughput
+from xclip_jax.lines import Lines
 
 
 class Reporter:
@@ -17,30 +16,28 @@ class Reporter:
     Losses stay on the device until a report is due, so that steps are not held up by fetching them.
     """
 
-    def __init__(self, folder: Path, config, total: int, learning_rate, tensorboard):
+    def __init__(self, folder, config, total: int, epoch: int, learning_rate, rates, tensorboard):
         self.config, self.total, self.learning_rate = config, total, learning_rate
+        self.epoch, self.rates = epoch, rates
         self.writes = jax.process_index() == 0
-        self.file = folder / "metrics.jsonl"
+        self.lines = Lines(folder / "metrics.jsonl")
         self.tensorboard = tensorboard
         self.pending: list[tuple[int, dict]] = []
         self.waited = 0.0
+        self.losses: list[float] = []  # of the epoch
 
     def start(self, step: int, params, plan: str) -> None:
         """Says what is about to happen; drops lines of steps that will be done again."""
-        self._say(plan)
-        if self.writes and self.file.exists():
-            lines = self.file.read_text().splitlines(keepends=True)
-            kept = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
-            temporary = self.file.with_suffix(".tmp")
-            temporary.write_text("".join(kept) if step else "")
-            temporary.replace(self.file)
+        self.say(plan)
+        if self.writes:
+            self.lines.start(step)
         self.since, self.done = time.perf_counter(), step
+        self.epoch_since = self.since
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self._say(
+        self.say(
             f"{self.config.model.name} of {size:,} parameters on {jax.device_count()}"
-            f" {jax.devices()[0].platform} device(s);"
+            f" {jax.devices()[0].platform} device(s)"
+            f"{f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''};"
             f" {'starts' if step == 0 else f'goes on at step {step}'}, {self.total} steps of"
             f" {self.config.batch_size} pairs"
         )
@@ -78,40 +75,64 @@ class Reporter:
             "train/steps_per_second": rate,
             "train/data_wait": self.waited / seconds,
             "train/learning_rate": float(self.learning_rate(step - 1)),
+            **self.rates.of(rate),
         }
         eta = int((self.total - step) / rate)
         clip_rate = report["train/learning_rate"] * self.config.optimizer.clip_multiplier
-        self._say(
+        self.say(
             f"step {step}/{self.total}  loss {report['train/loss']:.4f}  {rate:.2f} steps/s"
             f"  ETA {eta // 60}:{eta % 60:02d}  data wait {report['train/data_wait']:.0%}"
             f"  lr {report['train/learning_rate']:.1e} (CLIP {clip_rate:.1e})"
+            f"  {throughput.words(report)}"
         )
         self._write(step, report)
         self.since, self.done, self.waited = time.perf_counter(), step, 0.0
+        for at, values in zip(steps, measured, strict=True):
+            self.losses.append(float(values["train/loss"]))
+            if at % self.epoch == 0:
+                self._epoch_ends(at)
+
+    def _epoch_ends(self, step: int) -> None:
+        """Sums an epoch up; its time, evaluations included, is told at the report that follows."""
+        now = time.perf_counter()
+        number, seconds = step // self.epoch, now - self.epoch_since
+        of = f" of its {self.epoch}" if len(self.losses) < self.epoch else ""
+        mean = float(np.mean(self.losses))
+        self.say(
+            f"epoch {number}/{self.total / self.epoch:g}  mean loss {mean:.4f} over"
+            f" {len(self.losses)}{of} steps  {seconds:.1f} s"
+        )
+        summary = {"epoch/loss": mean, "epoch/steps": len(self.losses), "epoch/seconds": seconds}
+        self._write(step, {"epoch": number} | summary)
+        self.losses, self.epoch_since = [], now
 
     def evaluated(self, step: int, scores: dict[str, float], stands_for: dict) -> None:
         """Prints and writes the retrieval metrics and their protocol; the clock starts anew."""
-        self._say(f"step {step}/{self.total}  evaluated")
-        self._say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
+        self.say(f"step {step}/{self.total}  evaluated")
+        self.say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
         self._write(step, scores, protocol=stands_for)
+        if self.writes:
+            self.lines.upload()
         self.since, self.waited = time.perf_counter(), 0.0
 
     def selected(self, scores: dict[str, float], stands_for: dict) -> None:
         """Prints and writes the metrics of the checkpoint that was chosen, which need not be the
         last, on the split to test on."""
-        self._say(f"the run's result, of step {stands_for['step']}")
-        self._say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
+        self.say(f"the run's result, of step {stands_for['step']}")
+        self.say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
         chosen = {f"selected/{name}": value for name, value in scores.items()}
         self._write(self.total, chosen, protocol=stands_for)
+        if self.writes:
+            self.lines.upload()
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Prints, in process 0."""
         if self.writes:
             print(text, flush=True)
 
     def _write(self, step: int, values: dict[str, float], **more) -> None:
         if self.writes:
-            with self.file.open("a") as file:
-                file.write(json.dumps({"step": step} | values | more) + "\n")
+            self.lines.add({"step": step} | values | more)
         if self.tensorboard:
             self.tensorboard.write_scalars(step, values)
             self.tensorboard.flush()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xclip_jax import metrics
 from xclip_jax.holdout import Part, hold_out
 from xclip_jax.records import Shards
 
@@ -44,6 +45,11 @@ def open_data(config) -> Data:
         problems.append(
             f"config.data.held_out={data.held_out} is for config.select_on=val, not"
             f" {config.select_on}"
+        )
+    known = [f"{way}/{name}" for way in metrics.DIRECTIONS for name in metrics.COLUMNS]
+    if config.best_metric not in known:
+        problems.append(
+            f"config.best_metric={config.best_metric!r}: expected one of {', '.join(known)}"
         )
     if problems:
         raise ValueError("; ".join(problems) + ".")
@@ -108,11 +114,11 @@ def chosen(config, which: str) -> str:
         return "asked for by its step"
     if which == "last":
         return "the last, not chosen by any score"
-    data = config.data
+    data, metric = config.data, config.get("best_metric", "t2v/r1")
     if config.get("select_on") != "val":
-        return f"the best t2v/r1 on {data.eval_split}, which is the split to test on"
+        return f"the best {metric} on {data.eval_split}, which is the split to test on"
     on = f"{data.held_out} videos held out of {data.train_split}"
-    return f"the best t2v/r1 on {data.val_split or on}"
+    return f"the best {metric} on {data.val_split or on}"
 
 
 def lines(protocol: dict) -> str:

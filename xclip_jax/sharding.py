@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,15 +17,29 @@ MIN_SHARDED = 2**16  # elements; smaller arrays are whole on each device: moving
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a ("data", "fsdp") mesh over all devices, or those given, `fsdp` of them sharing
-    each parameter."""
+    each parameter.
+
+    Where the devices are several slices (of TPUs; the hosts of GPUs), "fsdp" stays inside one:
+    parameters travel at every step, and the network between slices is slow.
+    """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     if fsdp < 1 or count % fsdp:
         raise ValueError(
             f"fsdp={fsdp} does not divide the {count} devices: set config.fsdp to a divisor."
         )
-    shape, auto = (count // fsdp, fsdp), AxisType.Auto
-    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(auto, auto), devices=devices)
+    shape, kinds = (count // fsdp, fsdp), (AxisType.Auto,) * 2
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and (count // slices) % fsdp == 0:
+        inside, across = (count // slices // fsdp, fsdp), (slices, 1)
+        grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices)
+        return Mesh(grid, ("data", "fsdp"), axis_types=kinds)
+    if slices > 1 and devices[0].platform == "tpu":
+        raise ValueError(
+            f"fsdp={fsdp} does not divide the {count // slices} devices of a slice ({slices} of"
+            " them): set config.fsdp to a divisor of that."
+        )
+    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=kinds, devices=devices)
 
 
 def shard_params(abstract, mesh: Mesh):
@@ -86,3 +101,11 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def replicate(arrays, mesh: Mesh):
+    """Returns NumPy arrays, the same on each host, as arrays that are whole on every device."""
+    whole = NamedSharding(mesh, P())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(whole, np.asarray(x), np.shape(x)), arrays
+    )

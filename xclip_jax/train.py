@@ -5,6 +5,7 @@ done and batch s next, so a killed run continues bit for bit.
 """
 
 import functools
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +17,13 @@ from xclip_jax import (
     evaluate,
     models,
     optimizer,
+    preemption,
+    profiling,
     protocol,
+    remote,
     sharding,
+    startup,
+    throughput,
     train_step,
     transfer,
     workdir,
@@ -30,16 +36,32 @@ TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties`
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, folder: Path | str, *, progress: bool = False
+    config: ml_collections.ConfigDict,
+    folder: Path | str,
+    *,
+    progress: bool = False,
+    profile: str | None = None,
+    notice: preemption.Notice | None = None,
+    moved: Callable[[str], None] = lambda doing: None,
+    clock: startup.Clock | None = None,
 ) -> dict[str, float]:
     """Trains for `config.epochs`, going on where `folder` stopped; returns the final metrics.
 
-    They are those of the checkpoint that `config.select_on` chooses, on the split to test on.
+    They are those of the checkpoint that `config.select_on` chooses, on the split to test on. Each
+    process of a run calls this, reads its share of the data and ends with the same metrics.
+
+    Args:
+      profile: "START:STOP", the steps to trace.
+      notice: what tells that the run is to stop.
+      moved: is told what has begun, at every step and batch.
+      clock: has the times of what came before.
 
     Raises:
       FloatingPointError: the loss is not finite; the message names the step.
+      preemption.Preempted: the run was asked to stop, and has saved.
     """
-    folder = Path(folder)
+    folder, clock = remote.place(folder), clock or startup.Clock()
+    notice = notice or preemption.Notice()
     data = protocol.open_data(config)
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)
@@ -48,18 +70,28 @@ def train_and_evaluate(
     pairs = captions * len(pipeline.examples(data.train, captions))
     total, epoch = total_steps(config, pairs), epoch_steps(config, pairs)
     every = config.eval_every_steps or epoch
+    window = profiling.Window(profile, folder / "profile")
+    clock.mark("data")
 
     mesh = sharding.make_mesh(config.fsdp)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=total)
-    reporter = Reporter(folder, config, total, adam.learning_rate, summary_writer(folder))
+    tensorboard = summary_writer(folder)
+    clock.mark("TensorBoard")
+    rates = throughput.Rates(config, sizes)
+    reporter = Reporter(folder, config, total, epoch, adam.learning_rate, rates, tensorboard)
     intake = workdir.intake(config, sizes)
-    encoders = evaluate.make_encoders(graphdef)
+    encoders = evaluate.make_encoders(graphdef, mesh)
 
     trained_on = protocol.training(data)
 
     def scores_of(params, shards, *, step: int, chosen: str) -> tuple[dict[str, float], dict]:
         """Returns the metrics on a split, and what they stand for."""
+
+        def between() -> None:
+            moved(f"evaluating step {step}")
+            notice.check()
+
         scores = evaluate.run(
             encoders,
             params,
@@ -70,13 +102,16 @@ def train_and_evaluate(
             batch_size=config.eval_batch_size,
             ties=TIES,
             progress=progress,
+            between=between,
         )
         stands_for = protocol.evaluation(shards, trained_on, step=step, chosen=chosen, ties=TIES)
         return scores, stands_for
 
     with (
         jax.set_mesh(mesh),
-        checkpoint.open_folder(folder, keep=config.keep_checkpoints) as checkpointer,
+        checkpoint.closing(
+            folder, keep=config.keep_checkpoints, metric=config.best_metric
+        ) as checkpointer,
     ):
         if jax.process_index() == 0:
             workdir.write(
@@ -90,6 +125,8 @@ def train_and_evaluate(
         state, state_sharding = initial_state(
             config, sizes, adam.transformation, mesh, checkpointer
         )
+        first = int(state["step"])
+        clock.mark("restoring" if checkpointer.latest else "initial weights")
         step_once = train_step.make(
             graphdef,
             adam.transformation,
@@ -98,7 +135,6 @@ def train_and_evaluate(
             seed=config.seed,
             micro_batch=config.micro_batch,
         )
-        first = int(state["step"])
         batches = pipeline.train(
             data.train,
             tokenizer,
@@ -111,37 +147,67 @@ def train_and_evaluate(
         )
         plan = protocol.plan(config, data, total=total, epoch=epoch, every=every)
         reporter.start(first, state["params"], plan)
+
+        def save(step: int, scores: dict[str, float] | None) -> None:
+            reporter.flush(step)  # which stops the run where the loss is not finite
+            moved(f"saving step {step}")
+            latest = checkpointer.latest
+            if latest is None or latest.step != step:
+                checkpoint.save(checkpointer, state, metrics=scores)
+            elif scores and not latest.metrics:  # the run was asked to stop before it had them
+                checkpoint.rate(checkpointer, step, scores)
+
         scores: dict[str, float] = {}
-        for step in range(first, total + 1):
-            due = step == total or (step > first and step % every == 0)
-            if due:
-                reporter.flush(step)
-                how = "as it is while training" if step < total else protocol.chosen(config, "last")
+        unrated = first % every == 0 and first > 0 and not checkpointer.latest.metrics
+        try:
+            for step in range(first, total + 1):
+                moved(f"at step {step}")
+                notice.check()
+                due = step == total or (step % every == 0 and (step > first or unrated))
+                if due:
+                    reporter.flush(step)
+                    how = (
+                        "as it is while training"
+                        if step < total
+                        else protocol.chosen(config, "last")
+                    )
+                    scores, stands_for = scores_of(
+                        state["params"], data.monitored, step=step, chosen=how
+                    )
+                    reporter.evaluated(step, scores, stands_for)
+                if due or (step > first and step % config.save_every_steps == 0):
+                    save(step, scores if due else None)
+                if step == total:
+                    break
+                window.at(step)
+                batch = reporter.timed(next, batches)
+                state, measured = step_once(state, sharding.to_global(batch, mesh))
+                if step == first:
+                    jax.block_until_ready(measured)
+                    clock.mark("first step, compiled")
+                    reporter.say(clock.line())
+                reporter.add(step + 1, measured)
+            if config.select_on != "last":
+                best = checkpoint.best_step(checkpointer, config.best_metric)
+                params = state["params"]
+                if best != total:
+                    abstract, _ = train_step.abstract_state(
+                        config, sizes, adam.transformation, mesh
+                    )
+                    del state, params  # there need be no room for two
+                    params = checkpoint.restore(checkpointer, abstract, best)["params"]
                 scores, stands_for = scores_of(
-                    state["params"], data.monitored, step=step, chosen=how
+                    params, data.test, step=best, chosen=protocol.chosen(config, "best")
                 )
-                reporter.evaluated(step, scores, stands_for)
-            if due or (step > first and step % config.save_every_steps == 0):
-                reporter.flush(step)
-                if checkpointer.latest is None or checkpointer.latest.step != step:
-                    checkpoint.save(checkpointer, state, metrics=scores if due else None)
-            if step == total:
-                break
-            batch = reporter.timed(next, batches)
-            state, measured = step_once(state, sharding.to_global(batch, mesh))
-            reporter.add(step + 1, measured)
-        if config.select_on == "last":
-            return scores
-        best = checkpoint.best_step(checkpointer)
-        params = state["params"]
-        if best != total:
-            abstract, _ = train_step.abstract_state(config, sizes, adam.transformation, mesh)
-            del state, params  # there need be no room for two
-            params = checkpoint.restore(checkpointer, abstract, best)["params"]
-        scores, stands_for = scores_of(
-            params, data.test, step=best, chosen=protocol.chosen(config, "best")
-        )
-        reporter.selected(scores, stands_for)
+                reporter.selected(scores, stands_for)
+        except preemption.Asked:
+            save(step, None)
+            checkpoint.wait(checkpointer)
+            raise preemption.Preempted(step) from None
+        finally:
+            window.close()
+    if jax.process_index() == 0:
+        workdir.finish(folder, total, scores)
     return scores
 
 
@@ -184,7 +250,7 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
     return state, layout
 
 
-def summary_writer(folder: Path):
+def summary_writer(folder):
     """Returns clu's TensorBoard writer, or None where what it needs is not installed."""
     if jax.process_index() or not (find_spec("tensorflow") and find_spec("tensorboard")):
         return None

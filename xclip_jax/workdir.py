@@ -4,6 +4,9 @@ config.json     the whole config, the frame policy of the shards, what was train
 vocab.*         the vocabulary the model was trained with
 checkpoints/    one folder a step
 metrics.jsonl   one line a report or evaluation
+finished        the final step and metrics, once the run is done
+
+All of it may lie in a bucket.
 """
 
 import json
@@ -12,7 +15,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from xclip_jax import checkpoint, models, protocol, tokenizer
+from xclip_jax import checkpoint, models, protocol, remote, tokenizer
 from xclip_jax.input import Intake
 from xclip_jax.version import __version__
 
@@ -101,7 +104,7 @@ def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
 
 
 def write(
-    workdir: Path,
+    workdir: "Path | remote.RemotePath",
     config: ml_collections.ConfigDict,
     *,
     vocab: Path,
@@ -121,9 +124,11 @@ def write(
         "trained_on": trained_on or {},
         "version": __version__,
     }
-    if goes_on and file.exists():
+    if goes_on and file.is_file():
         before = json.loads(file.read_text())
-        old, new = _flatten(before["config"]), _flatten(facts["config"])
+        # Runs of earlier versions have no best_metric.
+        old = {"best_metric": checkpoint.BEST} | _flatten(before["config"])
+        new = _flatten(facts["config"])
         differing = [
             f"{key}: {old.get(key)!r} before, {new.get(key)!r} now"
             for key in sorted(old.keys() | new.keys())
@@ -142,31 +147,40 @@ def write(
         return
     name = "vocab" + "".join(vocab.suffixes[-2:] if vocab.suffix == ".gz" else [vocab.suffix])
     content = vocab.read_bytes()
-    for old in workdir.glob("vocab*"):  # of a start that saved nothing
-        old.unlink()
-    (workdir / name).write_bytes(content)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(facts, indent=1))
-    temporary.replace(file)
+    for old in remote.names(workdir):  # of a start that saved nothing
+        if old.startswith("vocab"):
+            (workdir / old).unlink()
+    with remote.written(workdir / name) as written:
+        written.write_bytes(content)
+    with remote.written(file) as written:
+        written.write_text(json.dumps(facts, indent=1))
+
+
+def finish(workdir: "Path | remote.RemotePath", step: int, metrics: dict[str, float]) -> None:
+    """Writes the file that tells a run that is done from one that was stopped."""
+    with remote.written(workdir / "finished") as file:
+        file.write_text(json.dumps({"step": step, "metrics": metrics}) + "\n")
 
 
 def load(workdir: Path | str, which: str = "selected") -> Trained:
     """Returns the model of a run at checkpoint `which`: "last", "best" or a step, or "selected",
     which of the two the run's `select_on` means."""
-    workdir = Path(workdir)
+    workdir = remote.place(workdir)
     file = workdir / "config.json"
-    if not file.exists():
+    if not file.is_file():
         raise FileNotFoundError(
             f"{workdir} is not a run: expected {file}, which `xclip-jax train --workdir` writes."
         )
     facts = json.loads(file.read_text())
     config = ml_collections.ConfigDict(facts["config"])
-    words = tokenizer.load(_vocab(workdir))
+    with remote.local(_vocab(workdir)) as file:
+        words = tokenizer.load(file)
     sizes = model_sizes(config, words.vocab_size)
     graphdef, abstract = models.create(config.model.name, **sizes)
     if which == "selected":
         which = "last" if config.get("select_on", "last") == "last" else "best"
-    params, step = checkpoint.load_params(workdir, which)
+    metric = config.get("best_metric", checkpoint.BEST)
+    params, step = checkpoint.load_params(workdir, which, metric=metric)
     check_shapes(params, abstract, workdir)
     taken = intake(config, sizes)
     if not taken.frame_policy:  # trained on all that was stored: so it is to be evaluated
@@ -184,9 +198,10 @@ def load(workdir: Path | str, which: str = "selected") -> Trained:
     )
 
 
-def _vocab(workdir: Path) -> Path:
-    for file in workdir.glob("vocab*"):
-        return file
+def _vocab(workdir: "Path | remote.RemotePath") -> "Path | remote.RemotePath":
+    for name in sorted(remote.names(workdir)):
+        if name.startswith("vocab"):
+            return workdir / name
     raise FileNotFoundError(
         f"{workdir} has lost its vocabulary: copy the file that the model was trained with there,"
         " named vocab.txt, vocab.json or vocab.txt.gz."

@@ -1,0 +1,30 @@
+"""What went wrong, in one line: a user's mistake, a full disk, another process that is gone."""
+
+import errno
+import os
+import sys
+
+from xclip_jax import distributed
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def answer(error: BaseException) -> int:
+    """Prints what an error means and returns the exit status that goes with it.
+
+    Raises the error again where it is a fault of ours, or XCLIP_JAX_TRACEBACK is set.
+    """
+    if os.environ.get("XCLIP_JAX_TRACEBACK"):
+        raise error
+    if isinstance(error, KeyboardInterrupt):
+        text, status = "interrupted; run the same command again to go on.", 130
+    elif distributed.started() and distributed.lost_peer(error):
+        text, status = f"{distributed.GONE} ({distributed.first_line(error)})", distributed.LOST
+    elif isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
+        text, status = str(error), 2
+    elif isinstance(error, OSError) and error.errno in FULL:
+        text, status = f"{error}: make room, then run the same command again to go on.", 2
+    else:
+        raise error
+    print(f"xclip-jax: {text}", file=sys.stderr, flush=True)
+    return status
