@@ -36,6 +36,14 @@ MAY_IMPORT = {
     "models": {"models", "losses", "sharding", "frames"},  # of frames, a pixel's mean and deviation
     "input": {"records", "frames", "frame_policy", "tokenizer", "sharding"},
     "flops": set(),
+    "traced_flops": set(),
+    "chips": set(),
+    "hlo": set(),
+    "hlo_traffic": {"hlo"},
+    "collectives": {"hlo"},
+    "roofline": {"chips", "collectives"},
+    "topology": {"chips"},
+    "plan_report": set(),
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
@@ -51,7 +59,7 @@ MAY_IMPORT = {
 # Those on top: each may import all of the above but data, and those on top before it.
 ON_TOP = (
     *("config_loader", "holdout", "protocol", "workdir", "transfer"),
-    *("evaluate", "progress", "train_step", "train", "search"),
+    *("evaluate", "progress", "train_step", "train", "search", "plan"),
 )
 COMMANDS = (
     "report",
@@ -59,6 +67,7 @@ COMMANDS = (
     "cli_build",
     "cli_shards",
     "cli_weights",
+    "cli_plan",
     "cli",
     "__main__",
 )  # these may import data too
@@ -80,6 +89,13 @@ WITHOUT_JAX = {
     "torch_file",
     "resize_weights",
     "configs",
+    "chips",
+    "hlo",
+    "hlo_traffic",
+    "collectives",
+    "roofline",
+    "traced_flops",
+    "plan_report",
 }
 ONLY_IN = {
     "tensorflow": {"data"},

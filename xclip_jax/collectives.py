@@ -1,0 +1,148 @@
+"""What devices send each other in a compiled program: every collective, by mesh axis and bytes."""
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from xclip_jax import hlo
+
+KINDS = (
+    *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"),
+    *("ragged-all-to-all", "collective-broadcast"),
+)
+
+
+class Collective(NamedTuple):
+    """A collective of the program.
+
+    Attributes:
+      kind: as XLA calls it.
+      axes: the mesh axes over which it goes, "data", "data+fsdp"; with "dcn" before them where it
+        leaves a slice.
+      group: devices that take part together.
+      payload: bytes of a device's operands, each time.
+      times: how often it runs.
+      sent: bytes that a device sends all in all, as `sent_bytes` has it.
+      slices: slices of the machine that a group spans.
+      op_name: the JAX operation that it comes from.
+    """
+
+    kind: str
+    axes: str
+    group: int
+    payload: int
+    times: int
+    sent: float
+    slices: int
+    op_name: str
+
+
+def sent_bytes(kind: str, payload: int, group: int) -> float:
+    """Returns the bytes that a device has to send when each of a group brings `payload` bytes.
+
+    The least that any algorithm gets by with: what a ring does.
+    """
+    match kind:
+        case "all-gather":
+            return payload * (group - 1)
+        case "all-reduce":
+            return 2 * payload * (group - 1) / group
+        case "reduce-scatter" | "all-to-all" | "ragged-all-to-all":
+            return payload * (group - 1) / group
+    return payload  # a permutation, a broadcast
+
+
+def find(program: hlo.Program, mesh: dict[str, int], slice_of: list[int]) -> list[Collective]:
+    """Returns the collectives of a program in which devices send something.
+
+    Args:
+      mesh: the axes' names and sizes, slowest first; device i of the program is at position i.
+      slice_of: the slice of each device.
+    """
+    often, _ = hlo.times(program)
+    inside = hlo.fused(program)
+    found, seen = [], set()
+    for name, lines in program.computations.items():
+        for line in lines.values():
+            kind = line.opcode.removesuffix("-start")
+            if kind not in KINDS or not often[name]:
+                continue
+            # The TPU's compiler spreads one collective over the fusions that run meanwhile: each
+            # holds a copy of it, by the same channel.
+            channel = re.search(r"channel_id=(\d+)", line.attributes)
+            if name in inside and channel:
+                if (kind, channel[1]) in seen:
+                    continue
+                seen.add((kind, channel[1]))
+            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
+            payload = sum(lines[operand].bytes for operand in line.operands if operand in lines)
+            groups = _groups(line, len(slice_of))
+            group = len(groups[0])
+            if group == 1 and kind != "collective-permute":
+                continue
+            spanned = len({slice_of[device] for device in groups[0]})
+            found.append(
+                Collective(
+                    kind,
+                    _axes(groups, mesh, spanned),
+                    group,
+                    payload,
+                    often[name],
+                    often[name] * sent_bytes(kind, payload, group),
+                    spanned,
+                    line.op_name,
+                )
+            )
+    return sorted(found, key=lambda one: -one.sent)
+
+
+def _groups(line: hlo.Instruction, devices: int) -> list[list[int]]:
+    """Returns the groups of devices, in any of the forms that XLA writes them in."""
+    text = line.attributes
+    if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text):
+        return [[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
+    if lists := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", text):
+        groups = [
+            [int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", lists[1])
+        ]
+        return groups or [list(range(devices))]
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape = [int(n) for n in iota[3].split(",")]
+        order = [int(n) for n in iota[4].split(",")] if iota[4] else list(range(len(shape)))
+        ids = np.arange(math.prod(shape)).reshape(shape).transpose(order)
+        return ids.reshape(int(iota[1]), int(iota[2])).tolist()
+    if named := re.search(
+        r"replica_groups=@?mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", text
+    ):
+        return _named_groups(named[1], named[2], named[3])
+    return [list(range(devices))]
+
+
+def _named_groups(mesh: str, device_ids: str | None, axes: str) -> list[list[int]]:
+    """Returns the groups of `mesh['a'=2,'b'=4] {'b'}`, where `'b':(2)2` is a part of an axis."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    wanted = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+    ids = np.arange(math.prod(sizes.values()))
+    if device_ids:
+        ids = np.array([int(n) for n in re.findall(r"\d+", device_ids)])
+    shape: list[int] = []
+    grouped: list[int] = []
+    for name, size in sizes.items():
+        parts = [(int(pre or 1), int(part or size)) for axis, pre, part in wanted if axis == name]
+        for pre, part in parts or [(size, 1)]:
+            grouped.append(len(shape) + 1)
+            shape += [pre, part, size // pre // part]
+    ids = ids.reshape(shape)
+    rest = [i for i in range(len(shape)) if i not in grouped]
+    count = math.prod(shape[i] for i in grouped)
+    return ids.transpose([*rest, *grouped]).reshape(-1, count).tolist()
+
+
+def _axes(groups: list[list[int]], mesh: dict[str, int], slices: int) -> str:
+    """Returns the names of the axes along which a group's devices differ."""
+    places = np.array(np.unravel_index(groups[0], tuple(mesh.values())))
+    varying = [name for name, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1]
+    return "+".join([*(["dcn"] if slices > 1 else []), *varying]) or "none"
