@@ -8,6 +8,7 @@ import numpy as np
 
 from xclip_jax import hlo
 
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 KINDS = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"),
     *("ragged-all-to-all", "collective-broadcast"),
@@ -109,25 +110,33 @@ def _groups(line: hlo.Instruction, devices: int) -> list[list[int]]:
             [int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", lists[1])
         ]
         return groups or [list(range(devices))]
-    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape = [int(n) for n in iota[3].split(",")]
-        order = [int(n) for n in iota[4].split(",")] if iota[4] else list(range(len(shape)))
-        ids = np.arange(math.prod(shape)).reshape(shape).transpose(order)
-        return ids.reshape(int(iota[1]), int(iota[2])).tolist()
-    if named := re.search(
-        r"replica_groups=@?mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? \{([^}]*)\}", text
-    ):
-        return _named_groups(named[1], named[2], named[3])
+    if iota := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={_IOTA}", text):
+        return _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2])).tolist()
+    ids = rf"(?:, device_ids=\((?:{_IOTA}|([\d,]+))\))?"
+    if named := re.search(rf"replica_groups=@?mesh\[([^\]]*)\]{ids} \{{([^}}]*)\}}", text):
+        sizes, shape, order, listed, axes = named.groups()
+        ids = None
+        if shape or listed:
+            ids = _iota(shape, order) if shape else np.array([int(n) for n in listed.split(",")])
+        return _named_groups(sizes, ids, axes)
+    if "replica_groups=" in text:
+        raise ValueError(f"cannot read the groups of devices in {text[:200]!r}.")
     return [list(range(devices))]
 
 
-def _named_groups(mesh: str, device_ids: str | None, axes: str) -> list[list[int]]:
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """Returns the device numbers of `[4,2]T(1,0)`: 0 to 7 as [4, 2], then transposed."""
+    sizes = [int(n) for n in shape.split(",")]
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose([int(n) for n in order.split(",")]) if order else ids
+
+
+def _named_groups(mesh: str, ids: np.ndarray | None, axes: str) -> list[list[int]]:
     """Returns the groups of `mesh['a'=2,'b'=4] {'b'}`, where `'b':(2)2` is a part of an axis."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     wanted = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
-    ids = np.arange(math.prod(sizes.values()))
-    if device_ids:
-        ids = np.array([int(n) for n in re.findall(r"\d+", device_ids)])
+    if ids is None:
+        ids = np.arange(math.prod(sizes.values()))
     shape: list[int] = []
     grouped: list[int] = []
     for name, size in sizes.items():
