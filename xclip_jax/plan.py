@@ -75,7 +75,9 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
         "batch_size": config.batch_size,
         "arithmetic": arithmetic,
     }
-    step = train_step.make(graphdef, adam, layout, mesh, seed=config.seed)
+    step = train_step.make(
+        graphdef, adam, layout, mesh, seed=config.seed, micro_batch=config.micro_batch
+    )
     with jax.set_mesh(mesh):
         traced = step.trace(state, batch)
         facts["step"] = program_facts(traced, topology, mesh)

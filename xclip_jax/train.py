@@ -90,7 +90,12 @@ def train_and_evaluate(
             config, sizes, adam.transformation, mesh, checkpointer
         )
         step_once = train_step.make(
-            graphdef, adam.transformation, state_sharding, mesh, seed=config.seed
+            graphdef,
+            adam.transformation,
+            state_sharding,
+            mesh,
+            seed=config.seed,
+            micro_batch=config.micro_batch,
         )
         first = int(state["step"])
         batches = pipeline.train(

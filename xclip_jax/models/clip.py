@@ -71,7 +71,7 @@ class ImageTower(nnx.Module):
         linear_patch: str = "2d",
         activation: str = "quick_gelu",
         dtype=jnp.float32,
-        remat: bool = False,
+        remat: str = "dots",
         rngs: nnx.Rngs,
     ):
         if image_size % patch_size:
@@ -147,7 +147,7 @@ class TextTower(nnx.Module):
         embed_dim: int,
         activation: str = "quick_gelu",
         dtype=jnp.float32,
-        remat: bool = False,
+        remat: str = "dots",
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
@@ -207,7 +207,7 @@ def create_clip(
     linear_patch: str,
     activation: str,
     dtype,
-    remat: bool,
+    remat: str,
     rngs: nnx.Rngs,
 ) -> CLIP:
     """Returns a CLIP of these sizes; heads are width // 64 as in all of OpenAI's models."""

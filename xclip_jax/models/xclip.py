@@ -12,7 +12,7 @@ from xclip_jax.models import similarity
 from xclip_jax.models.clip import CLIP, normalize_pixels
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.models.temporal import MeanP, SeqLSTM, SeqTransf, normalize, pool
-from xclip_jax.sharding import shard_batch
+from xclip_jax.sharding import gather, shard_batch
 
 
 class XCLIP(nnx.Module):
@@ -84,7 +84,7 @@ class XCLIP(nnx.Module):
         """Returns the scaled score of every text with every video (SPEC 3.3).
 
         With `columns`, that many videos are compared at a time: the [V, F, T, W] similarities of
-        all would not fit in memory.
+        all would not fit in memory. A gradient computes those of a tile again.
         """
         # Attention takes similarities in units of the temperature; the scale takes it out again.
         text = text._replace(
@@ -99,12 +99,17 @@ class XCLIP(nnx.Module):
         def compare(tile):
             return self._compare(query, text._replace(words=plain), words, *tile)
 
+        if columns is not None:
+            compare = jax.checkpoint(compare)
         scores = similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
         return shard_batch(scores)
 
     def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
         """Returns the training loss of a batch in which text i belongs to video i (SPEC 3.4)."""
-        return losses.symmetric(self.similarity(text, video))
+        pair = self.pair_floats(*text.mask.shape[1:], *video.mask.shape[1:])
+        columns = similarity.training_columns(len(text.mask), len(video.mask), pair)
+        # Each device compares its texts with all videos, whose frames are fewer than words.
+        return losses.symmetric(self.similarity(text, gather(video), columns=columns))
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""
