@@ -56,7 +56,7 @@ def one_line(attributes: str, devices: int = 8, mesh: dict | None = None):
         "HloModule m\n\nENTRY %main (x: f32[4,8]) -> f32[] {\n  %x = f32[4,8]{1,0} parameter(0)\n"
         f"  ROOT %out = f32[] {attributes}\n}}\n"
     )
-    return collectives.find(hlo.parse(text), mesh or {"data": devices}, [0] * devices)
+    return collectives.find(hlo.parse(text), mesh or {"data": devices})
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def one_line(attributes: str, devices: int = 8, mesh: dict | None = None):
     ids=["from the condition", "from the backend config"],
 )
 def test_a_loops_collective_counts_as_often_as_it_goes_round(backend, rounds):
-    found = collectives.find(program(LOOP.replace(" BACKEND", backend)), MESH, [0] * 4)
+    found = collectives.find(program(LOOP.replace(" BACKEND", backend)), MESH)
 
     [one] = found
     assert (one.kind, one.axes, one.group, one.times) == ("all-reduce", "data", 2, rounds)
@@ -132,17 +132,28 @@ def test_a_collective_spread_over_fusions_counts_once():
         "  ROOT %two = f32[32,8]{1,0} fusion(%x), kind=kCustom, calls=%fused_b\n}\n"
     )
 
-    [one] = collectives.find(hlo.parse(text), {"data": 8}, [0] * 8)
+    [one] = collectives.find(hlo.parse(text), {"data": 8})
 
     assert (one.times, one.payload) == (1, 128)
 
 
-def test_a_group_over_two_slices_leaves_them():
-    text = LOOP.replace(" BACKEND", "")
+def test_what_leaves_a_slice_goes_over_the_data_centres_network():
+    text = """HloModule m
 
-    [one] = collectives.find(program(text), MESH, [0, 0, 1, 1])
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %after = token[] after-all()
+  %send = (f32[4,8]{1,0}, u32[], token[]) send(%x, %after), channel_id=5, HOW
+  %recv = (f32[4,8]{1,0}, u32[], token[]) recv(%after), channel_id=4, HOW
+  ROOT %out = f32[4,8]{1,0} get-tuple-element(%recv), index=0
+}
+"""
+    how = 'is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}'
 
-    assert (one.axes, one.slices) == ("dcn+data", 2)
+    [one] = collectives.find(hlo.parse(text.replace("HOW", how)), {"data": 12}, slices=3)
+
+    assert (one.kind, one.axes, one.group, one.payload) == ("all-reduce", "dcn", 3, 128)
+    assert one.sent == pytest.approx(2 * 128 * 2 / 3)
 
 
 def test_text_that_is_no_program_is_refused():
@@ -206,7 +217,7 @@ def compiled():
 def test_a_compiled_programs_collectives_are_those_that_arithmetic_gives(compiled):
     _, program, mesh = compiled
 
-    found = collectives.find(program, dict(mesh.shape), [0] * 8)
+    found = collectives.find(program, dict(mesh.shape))
 
     gathers = {one.axes: one for one in found if one.kind == "all-gather"}
     weights, rows = gathers["fsdp"], gathers["data+fsdp"]

@@ -8,9 +8,9 @@ from xclip_jax.collectives import Collective, sent_bytes
 CHIP = chips.Chip({"bfloat16": 100e12}, 16, 500e9, 400e9, 2, 2e9, 16)
 
 
-def all_reduce(payload: int, *, group: int, times: int = 1, slices: int = 1) -> Collective:
+def all_reduce(payload: int, *, group: int, times: int = 1, axes: str = "data") -> Collective:
     sent = times * sent_bytes("all-reduce", payload, group)
-    return Collective("all-reduce", "data", group, payload, times, sent, slices, "")
+    return Collective("all-reduce", axes, group, payload, times, sent, "")
 
 
 def test_each_resource_takes_its_amount_over_its_peak():
@@ -40,15 +40,15 @@ def test_only_axes_whose_ends_are_linked_are_whole_rings(shape, speed):
     assert roofline.ici_speed(CHIP, shape) == speed
 
 
-def test_over_slices_each_chip_sends_its_part_of_the_sum():
-    one = all_reduce(8 * 10**6, group=64, times=3, slices=2)
+def test_between_slices_it_is_the_network_that_counts():
+    found = [all_reduce(10**6, group=2, times=3, axes="dcn"), all_reduce(10**6, group=32)]
 
     spent = roofline.seconds(
-        CHIP, (4, 8), arithmetic="bfloat16", flops=0, hbm_bytes=0, collectives=[one]
+        CHIP, (4, 8), arithmetic="bfloat16", flops=0, hbm_bytes=0, collectives=found
     )
 
-    # 32 chips a slice share 8 MB; out of two slices half of it, there and back
-    assert spent.dcn == pytest.approx(3 * 2 * (8e6 / 32) / 2 / 2e9)
+    assert spent.dcn == pytest.approx(3 * 1e6 / 2e9)
+    assert spent.ici == pytest.approx(2 * 1e6 * 31 / 32 / 100e9)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,12 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: as XLA calls it.
-      axes: the mesh axes over which it goes, "data", "data+fsdp"; with "dcn" before them where it
-        leaves a slice.
+      axes: the mesh axes over which it goes, "data", "data+fsdp", or "dcn" between slices: of one
+        over several slices XLA makes one within each and one between them.
       group: devices that take part together.
       payload: bytes of a device's operands, each time.
       times: how often it runs.
       sent: bytes that a device sends all in all, as `sent_bytes` has it.
-      slices: slices of the machine that a group spans.
       op_name: the JAX operation that it comes from.
     """
 
@@ -36,7 +35,6 @@ class Collective(NamedTuple):
     payload: int
     times: int
     sent: float
-    slices: int
     op_name: str
 
 
@@ -55,20 +53,21 @@ def sent_bytes(kind: str, payload: int, group: int) -> float:
     return payload  # a permutation, a broadcast
 
 
-def find(program: hlo.Program, mesh: dict[str, int], slice_of: list[int]) -> list[Collective]:
-    """Returns the collectives of a program in which devices send something.
+def find(program: hlo.Program, mesh: dict[str, int], *, slices: int = 1) -> list[Collective]:
+    """Returns the collectives of a program in which devices send something, the largest first.
 
     Args:
       mesh: the axes' names and sizes, slowest first; device i of the program is at position i.
-      slice_of: the slice of each device.
+      slices: how many slices the devices are of; the first axis of the mesh goes over them.
     """
     often, _ = hlo.times(program)
     inside = hlo.fused(program)
+    devices = math.prod(mesh.values()) // slices
     found, seen = [], set()
     for name, lines in program.computations.items():
         for line in lines.values():
-            kind = line.opcode.removesuffix("-start")
-            if kind not in KINDS or not often[name]:
+            kind, group, axes = _what(line, name, mesh, devices, slices)
+            if not kind or not often[name] or (group == 1 and kind != "collective-permute"):
                 continue
             # The TPU's compiler spreads one collective over the fusions that run meanwhile: each
             # holds a copy of it, by the same channel.
@@ -77,27 +76,27 @@ def find(program: hlo.Program, mesh: dict[str, int], slice_of: list[int]) -> lis
                 if (kind, channel[1]) in seen:
                     continue
                 seen.add((kind, channel[1]))
-            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-                kind = "reduce-scatter"
             payload = sum(lines[operand].bytes for operand in line.operands if operand in lines)
-            groups = _groups(line, len(slice_of))
-            group = len(groups[0])
-            if group == 1 and kind != "collective-permute":
-                continue
-            spanned = len({slice_of[device] for device in groups[0]})
-            found.append(
-                Collective(
-                    kind,
-                    _axes(groups, mesh, spanned),
-                    group,
-                    payload,
-                    often[name],
-                    often[name] * sent_bytes(kind, payload, group),
-                    spanned,
-                    line.op_name,
-                )
-            )
+            sent = often[name] * sent_bytes(kind, payload, group)
+            found.append(Collective(kind, axes, group, payload, often[name], sent, line.op_name))
     return sorted(found, key=lambda one: -one.sent)
+
+
+def _what(
+    line: hlo.Instruction, computation: str, mesh: dict[str, int], devices: int, slices: int
+) -> tuple[str, int, str]:
+    """Returns the kind of a collective, the size of its groups and its axes; "" for others."""
+    if between := re.search(r'_xla_megascale_transfer_type="(\w+)"', line.attributes):
+        if line.opcode != "send":
+            return "", 1, ""
+        return between[1].lower().replace("_", "-"), slices, "dcn"
+    kind = line.opcode.removesuffix("-start")
+    if kind not in KINDS:
+        return "", 1, ""
+    if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"
+    groups = _groups(line, devices)
+    return kind, len(groups[0]), _axes(groups, mesh)
 
 
 def _groups(line: hlo.Instruction, devices: int) -> list[list[int]]:
@@ -150,8 +149,8 @@ def _named_groups(mesh: str, ids: np.ndarray | None, axes: str) -> list[list[int
     return ids.transpose([*rest, *grouped]).reshape(-1, count).tolist()
 
 
-def _axes(groups: list[list[int]], mesh: dict[str, int], slices: int) -> str:
+def _axes(groups: list[list[int]], mesh: dict[str, int]) -> str:
     """Returns the names of the axes along which a group's devices differ."""
     places = np.array(np.unravel_index(groups[0], tuple(mesh.values())))
     varying = [name for name, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1]
-    return "+".join([*(["dcn"] if slices > 1 else []), *varying]) or "none"
+    return "+".join(varying) or "none"

@@ -136,8 +136,7 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
     program = hlo.parse(compiled.as_text())
     facts["hbm_bytes"] = hlo_traffic.count(program)
     facts["collectives"] = [
-        one._asdict()
-        for one in collectives.find(program, dict(mesh.shape), _slices(topology, mesh))
+        one._asdict() for one in collectives.find(program, dict(mesh.shape), slices=topology.slices)
     ]
     facts["loops_counted_once"] = hlo.times(program)[1]
     return facts
@@ -215,10 +214,6 @@ def _arithmetic(config, topology: Topology) -> str:
     """Returns what matrices are multiplied in: a TPU takes bfloat16 for float32, in one pass."""
     platform = topology.devices[0].platform
     return "bfloat16" if platform == "tpu" else config.model.dtype
-
-
-def _slices(topology: Topology, mesh) -> list[int]:
-    return [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
 
 
 def _needed(message: str) -> dict:

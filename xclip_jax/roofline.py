@@ -51,8 +51,8 @@ def seconds(
       arithmetic: what matrices are multiplied in, a key of `chip.flops`.
     """
     collectives = list(collectives)
-    sent = sum(one.sent for one in collectives)
-    outside = sum(one.times * sent_between_slices(one) for one in collectives)
+    outside = sum(one.sent for one in collectives if one.axes == "dcn")
+    sent = sum(one.sent for one in collectives) - outside
     return Seconds(
         compute=flops / chip.flops[arithmetic],
         hbm=hbm_bytes / chip.hbm_bytes,
@@ -70,26 +70,6 @@ def ici_speed(chip: Chip, shape: tuple[int, ...]) -> float:
     each = chip.ici_bytes / 2 / chip.ici_axes
     whole = [1.0 if n % chip.wraps == 0 else 0.5 for n in shape if n > 1]
     return each * sum(whole) if whole else float("inf")
-
-
-def sent_between_slices(one: Collective) -> float:
-    """Returns the bytes that a chip sends out of its slice for a collective over several.
-
-    Within a slice the chips share the work out first, so that each sends its part.
-    """
-    slices, chips = one.slices, one.group / one.slices
-    if slices == 1:
-        return 0.0
-    match one.kind:
-        case "all-reduce":
-            return 2 * one.payload * (slices - 1) / slices / chips
-        case "reduce-scatter":
-            return one.payload * (slices - 1) / slices / chips
-        case "all-gather":
-            return one.payload * (slices - 1)
-        case "all-to-all" | "ragged-all-to-all":
-            return one.payload * (slices - 1) / slices
-    return one.payload
 
 
 def mfu(chip: Chip, *, arithmetic: str, flops: float, seconds: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,8 +24,19 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
         raise ValueError(
             f"fsdp={fsdp} does not divide the {count} devices: set config.fsdp to a divisor."
         )
-    shape, auto = (count // fsdp, fsdp), AxisType.Auto
-    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(auto, auto), devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if count // slices % fsdp:
+        raise ValueError(
+            f"fsdp={fsdp} does not divide the {count // slices} devices of a slice: set"
+            " config.fsdp to a divisor."
+        )
+    auto = (AxisType.Auto, AxisType.Auto)
+    if slices > 1:  # "data" goes over the network between slices, "fsdp" stays within one
+        shape = (count // slices // fsdp, fsdp)
+        arranged = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices)
+        return Mesh(arranged, ("data", "fsdp"), axis_types=auto)
+    shape = (count // fsdp, fsdp)
+    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=auto, devices=devices)
 
 
 def shard_params(abstract, mesh: Mesh):

@@ -35,11 +35,6 @@ class Topology(NamedTuple):
     shape: tuple[int, ...] | None
     slices: int
 
-    @property
-    def slice_of(self) -> list[int]:
-        """The slice of each of `devices`."""
-        return [getattr(device, "slice_index", 0) for device in self.devices]
-
 
 def prepare(names: list[str]) -> None:
     """Sets what JAX and libtpu read when they start: to be called before the first device is asked
