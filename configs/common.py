@@ -48,10 +48,18 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.data.vocab = ""  # a vocabulary file; searched for where empty
     config.data.max_words = 32
     config.data.max_frames = 12
+    # How many of them are encoded one by one: all (None), or fewer where no video has more. What is
+    # left is padding, one image, and encoded once.
+    config.data.encoded_frames = placeholder(int)
     # Which frames the shards must be able to give: clip4clip_1fps, native_5fps, uniform_12 and
     # their like; empty for all that are stored.
     config.data.frame_policy = ""
     config.data.frame_divisor = 1  # one frame in so many, CLIP2Video's feature_framerate
+    # Captions of each video in a batch, which encodes the video once; and whether other texts of a
+    # video count as negatives where they meet in a batch, as in the references. They do not where a
+    # video has several.
+    config.data.captions_per_video = 1
+    config.data.same_video_negatives = True
     config.data.frame_jitter = False  # moves frames at random in training, as CLIP2Video does
     config.data.slice_position = 2  # of more frames: 0 the first, 1 the last, 2 evenly spread
     config.data.train_frame_order = 0  # 0 as they are, 1 reversed, 2 shuffled by config.seed

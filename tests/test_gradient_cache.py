@@ -140,7 +140,7 @@ def test_gradients_of_micro_batches_on_their_own_are_something_else():
 def test_a_part_that_does_not_fit_is_refused(micro_batch):
     encode, loss = functions(tiny.create()[0])
 
-    with jax.set_mesh(mesh_of(8, 1)), pytest.raises(ValueError, match="a multiple of 8 that does"):
+    with jax.set_mesh(mesh_of(8, 1)), pytest.raises(ValueError, match="a multiple of 8 that"):
         gradient_cache.value_and_grad(
             encode, loss, tiny.params(), batch_of(BATCH), micro_batch=micro_batch
         )

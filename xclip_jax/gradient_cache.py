@@ -22,17 +22,20 @@ def value_and_grad(
     """Returns the loss of a batch, and its gradient by `params`.
 
     Args:
-      encode: (params, part of the batch) -> features, a tree of arrays with the batch in front.
+      encode: (params, part of the batch) -> features, a tree of arrays with the batch in front,
+        or the videos of a batch that has several texts for each.
       loss: (params, features of the whole batch) -> scalar.
       micro_batch: how many examples, over all devices, are encoded at a time.
 
     Raises ValueError where the batch has no equal parts of that size on every device.
     """
-    size, devices = len(jax.tree.leaves(batch)[0]), sharding.devices()
-    if size % micro_batch or micro_batch % devices:
+    sizes, devices = {len(x) for x in jax.tree.leaves(batch)}, sharding.devices()
+    size = max(sizes)
+    least = devices * size // min(sizes)  # a video on each device, with all of its captions
+    if size % micro_batch or micro_batch % least:
         raise ValueError(
-            f"config.micro_batch={micro_batch} does not divide config.batch_size={size}, or"
-            f" the {devices} devices do not divide it: choose a multiple of {devices} that does."
+            f"config.micro_batch={micro_batch} does not divide config.batch_size={size}, or is not"
+            f" shared evenly by {devices} devices: choose a multiple of {least} that divides it."
         )
     parts = range(size // micro_batch)
 
@@ -43,14 +46,14 @@ def value_and_grad(
         def cut(x):
             rows = x.reshape(devices, len(parts), -1, *x.shape[1:])
             rows = jax.lax.dynamic_index_in_dim(rows, i, axis=1, keepdims=False)
-            return sharding.shard_batch(rows.reshape(micro_batch, *x.shape[1:]))
+            return sharding.shard_batch(rows.reshape(-1, *x.shape[1:]))
 
         return jax.tree.map(cut, tree)
 
     def whole(x):
         """Returns micro-batches [N, B/N, ...] in the order of the batch [B, ...]."""
         rows = x.reshape(len(parts), devices, -1, *x.shape[2:]).swapaxes(0, 1)
-        return sharding.shard_batch(rows.reshape(size, *x.shape[2:]))
+        return sharding.shard_batch(rows.reshape(-1, *x.shape[2:]))
 
     steps = jnp.arange(len(parts))
     features = jax.lax.map(lambda i: encode(params, part(batch, i)), steps)

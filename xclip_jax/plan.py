@@ -65,7 +65,9 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=1000).transformation
     state, layout = train_step.abstract_state(config, sizes, adam, mesh)
-    batch = abstract_batch(sizes, config.batch_size, NamedSharding(mesh, sharding.BATCH))
+    videos = config.batch_size // config.data.captions_per_video
+    place = NamedSharding(mesh, sharding.BATCH)
+    batch = abstract_batch(config, sizes, config.batch_size, videos, place)
     arithmetic = _arithmetic(config, topology)
     facts = {
         "topology": topology.name,
@@ -85,23 +87,32 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
         if evaluation:
             facts["evaluation"] = _evaluation(config, sizes, graphdef, state, topology, mesh)
     if topology.chip and "hbm_bytes" in facts["step"]:
-        facts["estimate"] = estimate(facts["step"], config.batch_size, topology, arithmetic)
+        facts["estimate"] = estimate(facts["step"], videos, topology, arithmetic)
     return facts
 
 
-def abstract_batch(sizes: dict, batch: int, place: NamedSharding) -> dict:
-    """Returns the shapes of a batch as the input pipeline makes it."""
+def abstract_batch(
+    config: ml_collections.ConfigDict, sizes: dict, texts: int, videos: int, place=None
+) -> dict:
+    """Returns the shapes of a batch as the input pipeline makes it, laid out as `place` says."""
     frames, words, side = sizes["max_frames"], sizes["max_words"], sizes["image_size"]
     shapes = {
-        "video": ((batch, frames, side, side, 3), jnp.uint8),
-        "frame_mask": ((batch, frames), jnp.bool_),
-        "tokens": ((batch, words), jnp.int32),
-        "token_mask": ((batch, words), jnp.bool_),
+        "video": ((videos, _encoded(config, sizes), side, side, 3), jnp.uint8),
+        "frame_mask": ((videos, frames), jnp.bool_),
+        "tokens": ((texts, words), jnp.int32),
+        "token_mask": ((texts, words), jnp.bool_),
     }
+    if config.data.captions_per_video > 1 or not config.data.same_video_negatives:
+        shapes["video_ids"] = ((videos,), jnp.int32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def _encoded(config, sizes: dict) -> int:
+    """Returns the frames of a video that are encoded one by one."""
+    return min(config.data.encoded_frames or sizes["max_frames"], sizes["max_frames"])
 
 
 def program_facts(traced, topology: Topology, mesh) -> dict:
@@ -142,7 +153,7 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
     return facts
 
 
-def estimate(step: dict, batch: int, topology: Topology, arithmetic: str) -> dict:
+def estimate(step: dict, videos: int, topology: Topology, arithmetic: str) -> dict:
     """Returns the roofline of a step: seconds by resource, and both ends of what follows."""
     spent = roofline.seconds(
         topology.chip,
@@ -163,7 +174,7 @@ def estimate(step: dict, batch: int, topology: Topology, arithmetic: str) -> dic
             )
             for end, time_taken in ends.items()
         },
-        "videos_per_second": {end: batch / time_taken for end, time_taken in ends.items()},
+        "videos_per_second": {end: videos / time_taken for end, time_taken in ends.items()},
     }
 
 
@@ -200,11 +211,12 @@ def _check(config, topology: Topology) -> None:
     chips, problems = len(topology.devices), []
     if chips % config.fsdp:
         problems.append(f"config.fsdp={config.fsdp} does not divide them: choose a divisor")
-    if config.batch_size % chips:
-        near = max(chips, round(config.batch_size / chips) * chips)
+    least = chips * config.data.captions_per_video  # a video each, with its captions
+    if config.batch_size % least:
+        near = max(least, round(config.batch_size / least) * least)
         problems.append(
             f"config.batch_size={config.batch_size} cannot be shared out evenly: choose a multiple"
-            f" of {chips}, {near} say"
+            f" of {least}, {near} say"
         )
     if problems:
         raise ValueError(f"--topology {topology.name} has {chips} chips; {'; '.join(problems)}.")
@@ -227,18 +239,24 @@ def _needed(message: str) -> dict:
 
 def _model_flops(config, sizes: dict, graphdef, state, batch) -> int:
     """Returns the operations of a step that the model asks for, over all chips."""
+    frames, texts = _encoded(config, sizes), config.batch_size
+    videos = batch["frame_mask"].shape[0]
     if config.model.name == "xclip":
-        return flops.train_step(sizes, config.batch_size)
+        way_there = (
+            flops.encode_text(sizes, texts)
+            + flops.encode_video(sizes | {"max_frames": frames}, videos)
+            + flops.similarity(sizes, texts, videos)
+        )
+    else:
 
-    def forward(params, batch):
-        model = nnx.merge(graphdef, params)
-        text = model.encode_text(batch["tokens"], batch["token_mask"])
-        video = model.encode_video(batch["video"], batch["frame_mask"])
-        return model.loss(text, video, jax.random.key(0))
+        def forward(params, batch):
+            model = nnx.merge(graphdef, params)
+            text = model.encode_text(batch["tokens"], batch["token_mask"])
+            video = model.encode_video(batch["video"], batch["frame_mask"])
+            return model.loss(text, video, jax.random.key(0))
 
-    way_there = traced_flops.count(jax.jit(forward).trace(state["params"], batch).jaxpr)
-    frames = config.batch_size * sizes["max_frames"]
-    return 3 * way_there - frames * flops.patch_embedding(sizes)
+        way_there = traced_flops.count(jax.jit(forward).trace(state["params"], batch).jaxpr)
+    return 3 * way_there - videos * frames * flops.patch_embedding(sizes)
 
 
 def _evaluation(config, sizes: dict, graphdef, state, topology: Topology, mesh) -> dict:
@@ -246,7 +264,7 @@ def _evaluation(config, sizes: dict, graphdef, state, topology: Topology, mesh) 
     encoders = evaluate.make_encoders(graphdef)
     params, size = state["params"], config.eval_batch_size
     words, frames = sizes["max_words"], sizes["max_frames"]
-    batch = abstract_batch(sizes, size, None)
+    batch = abstract_batch(config, sizes, size, size)
     texts = videos = EVALUATED
     platform = topology.devices[0].platform
     elements = encoders.pair_floats(params, words, frames)

@@ -44,7 +44,8 @@ def train_and_evaluate(
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)
     sizes = workdir.model_sizes(config, tokenizer.vocab_size)
-    pairs = len(pipeline.pairs(data.train))
+    captions = config.data.captions_per_video
+    pairs = captions * len(pipeline.examples(data.train, captions))
     total, epoch = total_steps(config, pairs), epoch_steps(config, pairs)
     every = config.eval_every_steps or epoch
 
@@ -105,6 +106,8 @@ def train_and_evaluate(
             batch_size=config.batch_size,
             seed=config.seed,
             first=first,
+            captions_per_video=captions,
+            same_video_negatives=config.data.same_video_negatives,
         )
         plan = protocol.plan(config, data, total=total, epoch=epoch, every=every)
         reporter.start(first, state["params"], plan)

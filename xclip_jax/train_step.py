@@ -77,7 +77,11 @@ def make(
 
         def loss_of(params, features):
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
-            return nnx.merge(graphdef, params).loss(*features, key)
+            same = None
+            if "video_ids" in batch:
+                ids = batch["video_ids"]
+                same = jnp.repeat(ids, len(batch["tokens"]) // len(ids))[:, None] == ids
+            return nnx.merge(graphdef, params).loss(*features, key, same)
 
         if micro_batch:
             loss, grads = gradient_cache.value_and_grad(

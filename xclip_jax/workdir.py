@@ -24,6 +24,9 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
     "init.resize",
     "keep_checkpoints",
     "fsdp",
+    "micro_batch",
+    "model.remat",
+    "data.encoded_frames",
 }
 
 
@@ -91,6 +94,7 @@ def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
         train_frame_order=config.data.get("train_frame_order", 0),
         eval_frame_order=config.data.get("eval_frame_order", 0),
         frame_seed=config.seed,
+        encoded_frames=config.data.get("encoded_frames") or 0,
     )
 
 
