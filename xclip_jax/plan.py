@@ -203,7 +203,8 @@ def training_pairs(config: ml_collections.ConfigDict, given: int | None) -> int 
     """Returns how many (video, caption) pairs an epoch has: as given, or those of the shards."""
     if given is not None or not config.data.dir or not Path(config.data.dir).is_dir():
         return given
-    return len(pipeline.pairs(protocol.open_data(config).train))
+    captions = config.data.captions_per_video
+    return captions * len(pipeline.examples(protocol.open_data(config).train, captions))
 
 
 def _check(config, topology: Topology) -> None:
