@@ -172,6 +172,18 @@ def test_a_process_of_its_own_gets_as_many_fake_devices_as_asked_for(tmp_path):
     assert done.stdout.split() == ["12", "3"]
 
 
+def test_a_tpu_without_libtpu_is_one_line_that_says_what_to_install():
+    code = (
+        "import sys; sys.modules['libtpu'] = None; from xclip_jax import cli;"
+        "cli.main(['plan', '--config', 'shapes', '--topology', 'v5e:8x8'])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "needs libtpu" in done.stderr and "pip install 'xclip_jax[plan]'" in done.stderr
+
+
 def test_the_run_follows_from_the_step():
     config = config_loader.load("shapes", ["--config.batch_size=64", "--config.epochs=2.5"])
     estimated = {"step_seconds": {"best": 0.5, "worst": 2.0}}

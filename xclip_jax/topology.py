@@ -3,6 +3,7 @@
 A TPU's program is compiled by libtpu, which needs no TPU for it. Nothing here starts a computation.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -86,6 +87,11 @@ def get(name: str) -> Topology:
     except (jax.errors.JaxRuntimeError, RuntimeError, ImportError) as error:
         raise ValueError(f"--topology {name}: {_reason(error)}") from None
     chip = chips.find(found.devices[0].device_kind)
+    if slices > 1 and chip and chip.dcn_bytes is None:
+        raise ValueError(
+            f"--topology {name}: how fast slices of {kind} reach each other is in no table; plan"
+            " for one slice."
+        )
     return Topology(name, list(found.devices), chip, shape, slices)
 
 
@@ -99,7 +105,7 @@ def _parse(name: str) -> tuple[str, tuple[int, ...], int] | None:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if "libtpu" in text.lower() and "topology" not in text.lower():
+    if "not installed" in text:
         return (
             "compiling for a TPU needs libtpu, for Linux on x86_64: pip install 'xclip_jax[plan]';"
             " cpu:N works without it."
@@ -107,15 +113,15 @@ def _reason(error: Exception) -> str:
     return f"{text[:200]}; {EXPECTED}."
 
 
-class _quiet:
+@contextlib.contextmanager
+def _quiet():
     """Keeps libtpu from writing to stderr that this machine is no TPU."""
-
-    def __enter__(self):
-        sys.stderr.flush()
-        self.kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 2)
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
         os.close(nothing)
-
-    def __exit__(self, *_):
-        os.dup2(self.kept, 2)
-        os.close(self.kept)
