@@ -139,8 +139,13 @@ def _program(facts: dict) -> list[str]:
 def _collectives(found: list[dict]) -> list[str]:
     if not found:
         return ["  collectives  none"]
-    sent = sum(one["sent"] for one in found)
-    lines = [f"  collectives  {len(found)}, {sent / 1e6:,.2f} MB sent:"]
+    sent: dict[str, float] = {}
+    for one in found:
+        name = f"{one['kind']} over {one['axes']}"
+        sent[name] = sent.get(name, 0) + one["sent"]
+    largest = sorted(sent.items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{name} {size / 1e6:,.2f}" for name, size in largest)
+    lines = [f"  collectives  {len(found)}, {sum(sent.values()) / 1e6:,.2f} MB sent: {shares}"]
     for one in found[:SHOWN]:
         lines.append(
             f"    {one['kind']:18} {one['axes']:10} {one['times']:3} x"
@@ -148,8 +153,8 @@ def _collectives(found: list[dict]) -> list[str]:
             f"  {_origin(one['op_name'])}"
         )
     if rest := found[SHOWN:]:
-        sent = sum(one["sent"] for one in rest)
-        lines.append(f"    and {len(rest)} smaller ones, {sent / 1e6:.2f} MB sent")
+        small = sum(one["sent"] for one in rest)
+        lines.append(f"    and {len(rest)} smaller ones, {small / 1e6:.2f} MB sent")
     return lines
 
 
