@@ -10,20 +10,7 @@ from collections.abc import Callable
 
 import jax
 
-# FLOP/s of one device on dense matrices, by the start of JAX's `device_kind` and by arithmetic.
-# float32 means true float32 (--precision highest); at the default precision a GPU multiplies
-# float32 in tensorfloat32 and a TPU in one pass of bfloat16. NVIDIA: the data sheets of the SXM
-# parts, halved where they count sparsity (H100 and H200 are one chip with two kinds of memory);
-# TPU: cloud.google.com/tpu/docs/v5e and v5p, "Peak compute per chip (bf16)".
-_HOPPER = {"bfloat16": 989.4e12, "tensorfloat32": 494.7e12, "float32": 66.9e12}
-PEAKS = {
-    "NVIDIA H200": _HOPPER,
-    "NVIDIA H100 80GB HBM3": _HOPPER,
-    "NVIDIA A100": {"bfloat16": 312e12, "tensorfloat32": 156e12, "float32": 19.5e12},
-    "TPU v5 lite": {"bfloat16": 197e12},
-    "TPU v5e": {"bfloat16": 197e12},
-    "TPU v5": {"bfloat16": 459e12},  # v5p: what is "lite" was found above
-}
+from xclip_jax import chips
 
 
 def timed(function: Callable, *args) -> tuple[object, float]:
@@ -61,8 +48,8 @@ def arithmetic(dtype: str, precision: str) -> str:
 
 def speed(flops: float, seconds: float, numbers: str) -> dict[str, float | str]:
     """Returns the achieved FLOP/s and, where the devices' peak is known, the share of it (MFU)."""
-    kind = jax.devices()[0].device_kind
-    peaks = next((PEAKS[name] for name in PEAKS if kind.startswith(name)), {})
+    chip = chips.find(jax.devices()[0].device_kind)
+    peaks = chip.flops if chip else {}
     achieved = {"tflops_per_second": round(flops / seconds / 1e12, 4), "arithmetic": numbers}
     if numbers in peaks:
         share = flops / seconds / (peaks[numbers] * jax.device_count())

@@ -46,6 +46,13 @@ MAY_IMPORT = {
     "profiling": set(),
     "startup": set(),
     "lines": {"remote"},
+    "traced_flops": set(),
+    "hlo": set(),
+    "hlo_traffic": {"hlo"},
+    "collectives": {"hlo"},
+    "roofline": {"chips", "collectives"},
+    "topology": {"chips"},
+    "plan_report": set(),
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
@@ -61,7 +68,7 @@ MAY_IMPORT = {
 # Those on top: each may import all of the above but data, and those on top before it.
 ON_TOP = (
     *("config_loader", "holdout", "protocol", "workdir", "transfer"),
-    *("gather", "evaluate", "progress", "gradient_cache", "train_step", "train", "search"),
+    *("gather", "evaluate", "progress", "gradient_cache", "train_step", "train", "search", "plan"),
 )
 COMMANDS = (
     "report",
@@ -70,6 +77,7 @@ COMMANDS = (
     "cli_shards",
     "cli_train",
     "cli_weights",
+    "cli_plan",
     "cli",
     "__main__",
 )  # these may import data too
@@ -91,6 +99,13 @@ WITHOUT_JAX = {
     "torch_file",
     "resize_weights",
     "configs",
+    "chips",
+    "hlo",
+    "hlo_traffic",
+    "collectives",
+    "roofline",
+    "traced_flops",
+    "plan_report",
 }
 ONLY_IN = {
     "tensorflow": {"data"},

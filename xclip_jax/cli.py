@@ -11,7 +11,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from xclip_jax import cli_build, cli_shards, cli_train, cli_weights, one_line
+from xclip_jax import cli_build, cli_plan, cli_shards, cli_train, cli_weights, one_line
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   xclip-jax compress videos --out videos-small      where disk or network is scarce
   xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
   xclip-jax convert pytorch_model.bin.4 --out runs/released
+  xclip-jax plan --config msrvtt --topology v5e:4x4 --batch-size 512 --pairs 180000
   xclip-jax export runs/mine --to huggingface
 """
 
@@ -100,9 +101,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
     cli_weights.add(command)
+    cli_plan.add(command)
 
     arguments, rest = parser.parse_known_args(argv)
-    takes_overrides = arguments.run in (cli_train.run, cli_weights.convert)
+    takes_overrides = arguments.run in (cli_train.run, cli_weights.convert, cli_plan.run)
     strange = [word for word in rest if not (takes_overrides and word.startswith("--config."))]
     if strange:
         parser.error(f"unknown argument {' '.join(strange)}; see xclip-jax --help")

@@ -191,9 +191,14 @@ def _join(parts: list):
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def tile_shape(texts: int, videos: int, elements: int) -> tuple[int, int]:
-    """Returns how many texts and videos make a tile when each pair takes `elements` floats."""
-    budget = TILE_ELEMENTS.get(jax.default_backend(), TILE_ELEMENTS_ACCELERATOR)
+def tile_shape(
+    texts: int, videos: int, elements: int, platform: str | None = None
+) -> tuple[int, int]:
+    """Returns how many texts and videos make a tile when each pair takes `elements` floats.
+
+    `platform` is the device's, JAX's default unless given.
+    """
+    budget = TILE_ELEMENTS.get(platform or jax.default_backend(), TILE_ELEMENTS_ACCELERATOR)
     pairs = max(budget // elements, 1)
     columns = _part(videos, math.isqrt(pairs))
     return _part(texts, pairs // columns), columns

@@ -1,0 +1,80 @@
+"""The roofline's arithmetic, on chips made up for it."""
+
+import pytest
+
+from xclip_jax import chips, roofline
+from xclip_jax.collectives import Collective, sent_bytes
+
+CHIP = chips.Chip({"bfloat16": 100e12}, 16, 500e9, 400e9, 2, 2e9, 16)
+
+
+def all_reduce(payload: int, *, group: int, times: int = 1, axes: str = "data") -> Collective:
+    sent = times * sent_bytes("all-reduce", payload, group)
+    return Collective("all-reduce", axes, group, payload, times, sent, "")
+
+
+def test_each_resource_takes_its_amount_over_its_peak():
+    spent = roofline.seconds(
+        CHIP,
+        (16, 16),
+        arithmetic="bfloat16",
+        flops=2e12,
+        hbm_bytes=5e9,
+        collectives=[all_reduce(10**9, group=4, times=2)],
+    )
+
+    assert spent.compute == pytest.approx(0.02)
+    assert spent.hbm == pytest.approx(0.01)
+    assert spent.ici == pytest.approx(2 * 2e9 * 3 / 4 / 200e9)  # 200 GB/s each way
+    assert spent.dcn == 0
+    assert spent.overlapped == 0.02 and spent.bound == "compute"
+    assert spent.in_turn == pytest.approx(0.02 + spent.ici)
+
+
+@pytest.mark.parametrize(
+    ("shape", "speed"),
+    [((16, 16), 200e9), ((8, 8), 100e9), ((8, 16), 150e9), ((16, 1), 100e9), ((2, 4), 100e9)],
+    ids=str,
+)
+def test_only_axes_whose_ends_are_linked_are_whole_rings(shape, speed):
+    assert roofline.ici_speed(CHIP, shape) == speed
+
+
+def test_between_slices_it_is_the_network_that_counts():
+    found = [all_reduce(10**6, group=2, times=3, axes="dcn"), all_reduce(10**6, group=32)]
+
+    spent = roofline.seconds(
+        CHIP, (4, 8), arithmetic="bfloat16", flops=0, hbm_bytes=0, collectives=found
+    )
+
+    assert spent.dcn == pytest.approx(3 * 1e6 / 2e9)
+    assert spent.ici == pytest.approx(2 * 1e6 * 31 / 32 / 100e9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("all-gather", 60 * 4),
+        ("all-reduce", 96),
+        ("reduce-scatter", 48),
+        ("all-to-all", 48),
+        ("collective-permute", 60),
+    ],
+)
+def test_a_ring_of_five_sends(kind, sent):
+    assert sent_bytes(kind, 60, 5) == sent
+
+
+def test_mfu_counts_what_the_model_asks_for():
+    share = roofline.mfu(CHIP, arithmetic="bfloat16", flops=3e12, seconds=0.06)
+
+    assert share == pytest.approx(0.5)
+
+
+def test_every_chip_with_slices_has_all_figures_of_one():
+    for name, chip in chips.CHIPS.items():
+        if name.startswith("TPU"):
+            assert None not in (chip.hbm_gib, chip.hbm_bytes, chip.ici_bytes, chip.wraps), name
+    assert chips.find("TPU v5 lite") is chips.find("TPU v5e")
+    assert chips.find("TPU v5").flops["bfloat16"] == 459e12
+    assert chips.find("cpu") is None

@@ -1,0 +1,85 @@
+"""The command `xclip-jax plan`: what a run needs on chips that are not here."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add(command: Callable) -> None:
+    """Adds the command; `command(name, run, summary, example)` returns a parser."""
+    plan = command(
+        "plan",
+        run,
+        "estimate memory, speed and cost on TPUs that are not here, by compiling for them",
+        "xclip-jax plan --config msrvtt:arch=vit_b16 --config.model.dtype=bfloat16"
+        " --topology v5e:8x8 --batch-size 2048 --pairs 180000",
+    )
+    plan.add_argument(
+        "--config", required=True, help="a config's name or path, as of xclip-jax train"
+    )
+    plan.add_argument(
+        "--topology",
+        required=True,
+        help="v5e:8x8, with :2 for two slices, cpu:8 for fake devices; several by commas",
+    )
+    plan.add_argument(
+        "--batch-size", help="of the whole run (default: the config's); several by commas"
+    )
+    plan.add_argument("--pairs", type=int, help="pairs of an epoch (default: those of the shards)")
+    plan.add_argument("--price-per-chip-hour", type=float, metavar="PRICE", help="for the cost")
+    plan.add_argument(
+        "--sweep", action="store_true", help="a table of all topologies and batches, and a plot"
+    )
+    plan.add_argument("--plot", default="plan.png", help="the sweep's plot (default: plan.png)")
+    plan.add_argument("--json", metavar="FILE", help="write everything there too")
+    plan.epilog += "\n--config.KEY=VALUE overrides any key of the config."
+
+
+def run(arguments) -> None:
+    """Compiles for each topology and batch, and prints what comes of it."""
+    from xclip_jax import config_loader, topology
+
+    names = arguments.topology.split(",")
+    topology.prepare(names)  # before anything asks JAX for a device
+    from xclip_jax import plan, plan_report
+
+    config = config_loader.load(arguments.config, arguments.overrides)
+    pairs = plan.training_pairs(config, arguments.pairs)
+    rows = []
+    for name in names:
+        machine = topology.get(name)
+        for batch in _batches(arguments.batch_size, config.batch_size):
+            config.batch_size = batch
+            if arguments.sweep:
+                print(f"compiling for {name}, batch {batch:,}", file=sys.stderr, flush=True)
+            try:
+                facts = plan.whole(
+                    config,
+                    machine,
+                    pairs=pairs,
+                    price=arguments.price_per_chip_hour,
+                    evaluation=not arguments.sweep,
+                )
+            except ValueError as error:
+                if not arguments.sweep:
+                    raise
+                facts = {"topology": name, "batch_size": batch, "problem": str(error)}
+            rows.append(facts | {"config": arguments.config, "overrides": arguments.overrides})
+            if not arguments.sweep:
+                print(plan_report.text(facts), flush=True)
+    if arguments.sweep:
+        print(plan_report.table(rows))
+        plan_report.plot(rows, arguments.plot)
+        print(f"plot in {arguments.plot}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _batches(given: str | None, default: int) -> list[int]:
+    if given is None:
+        return [default]
+    batches = given.split(",")
+    if wrong := [text for text in batches if not text.isdecimal() or int(text) < 1]:
+        raise ValueError(f"--batch-size {','.join(wrong)}: expected whole numbers above 0.")
+    return [int(text) for text in batches]
