@@ -3,7 +3,7 @@
 The same code runs on one CPU, eight GPUs or a TPU pod; on one device all of it is a no-op.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -62,8 +62,8 @@ def shard_params(abstract, mesh: Mesh):
 def shard_batch(x: jax.Array) -> jax.Array:
     """Keeps the leading axis of an activation spread over the mesh, where one is set.
 
-    Models call this at four places (embeddings, block outputs, features, scores), and `gather`
-    where the features of texts and videos meet; it is what
+    Models call this at four places (embeddings, block outputs, features, scores), and
+    `compare_all` where the features of texts and videos meet; it is what
     stops the partitioner from gathering activations instead of weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -72,15 +72,26 @@ def shard_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, BATCH)
 
 
-def gather(features):
-    """Returns a tree of features whole on every device, where a mesh is set.
+def compare_all(compare: Callable, whole, rows, columns) -> jax.Array:
+    """Returns `compare(whole, rows, columns)`, scores [T, V], each device making its own rows.
 
-    For what all of a batch is compared with: said once, the partitioner does not fetch it tile by
-    tile.
+    Every device has a share of `rows` and `columns`, trees of features, and all of `whole`, the
+    parameters of the comparison. The columns are gathered once, and their gradients, of which each
+    device has a part, are summed and shared out once, however `compare` goes about it: left to
+    itself the partitioner does both in every turn of its loops.
     """
-    if jax.sharding.get_abstract_mesh().empty:
-        return features
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), features)
+    mesh = jax.sharding.get_abstract_mesh()
+    counts = {len(x) for x in jax.tree.leaves((rows, columns))}
+    if mesh.empty or mesh.size == 1 or any(count % mesh.size for count in counts):
+        return compare(whole, rows, columns)
+
+    def here(whole, rows, columns):
+        def gather(x):
+            return jax.lax.all_gather(x, mesh.axis_names, tiled=True)
+
+        return compare(whole, rows, jax.tree.map(gather, columns))
+
+    return jax.shard_map(here, in_specs=(P(), BATCH, BATCH), out_specs=BATCH)(whole, rows, columns)
 
 
 def devices() -> int:

@@ -12,7 +12,7 @@ from xclip_jax.models import similarity
 from xclip_jax.models.clip import CLIP
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.models.temporal import MeanP, SeqLSTM, SeqTransf, normalize, pool
-from xclip_jax.sharding import gather, shard_batch
+from xclip_jax.sharding import compare_all, shard_batch
 
 
 class XCLIP(nnx.Module):
@@ -59,6 +59,7 @@ class XCLIP(nnx.Module):
         }
         if not learned_mixing:
             sizes = {}
+        self.matrices = tuple(sizes)
         for name, size in sizes.items():
             setattr(self, name, nnx.Param(jnp.eye(size, dtype=jnp.float32)))
 
@@ -86,23 +87,7 @@ class XCLIP(nnx.Module):
         With `columns`, that many videos are compared at a time: the [V, F, T, W] similarities of
         all would not fit in memory. A gradient computes those of a tile again.
         """
-        # Attention takes similarities in units of the temperature; the scale takes it out again.
-        text = text._replace(
-            sentence=text.sentence / self.temperature, words=text.words / self.temperature
-        )
-        query = self._project(text.sentence, "global_mat_weight")
-        words, frames = self._project_one(text.words, video.frames, "local_mat_weight")
-
-        # Every tile multiplies by all words: laid out for that here, not in each tile again.
-        plain, words = jnp.moveaxis(text.words, -1, 0), jnp.moveaxis(words, -1, 0)
-
-        def compare(tile):
-            return self._compare(query, text._replace(words=plain), words, *tile)
-
-        if columns is not None:
-            compare = jax.checkpoint(compare)
-        scores = similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
-        return shard_batch(scores)
+        return shard_batch(self._scores(self._weights(), text, video, columns=columns))
 
     def loss(
         self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
@@ -110,15 +95,49 @@ class XCLIP(nnx.Module):
         """Returns the training loss of a batch (SPEC 3.4); `same` as in `losses.symmetric`."""
         pair = self.pair_floats(*text.mask.shape[1:], *video.mask.shape[1:])
         columns = similarity.training_columns(len(text.mask), len(video.mask), pair)
-        # Each device compares its texts with all videos, whose frames are fewer than words.
-        return losses.symmetric(self.similarity(text, gather(video), columns=columns), same)
+        # The videos' features go to the texts, not the other way: frames are fewer than words.
+        compare = functools.partial(self._scores, columns=columns)
+        return losses.symmetric(compare_all(compare, self._weights(), text, video), same)
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""
         return words * frames
 
+    def _weights(self) -> dict[str, Float[Array, "..."]]:
+        """Returns what of the parameters `_scores` takes: the matrices and the scale."""
+        matrices = {name: getattr(self, name)[...] for name in self.matrices}
+        return matrices | {"scale": jnp.exp(self.clip.logit_scale[...])}
+
+    def _scores(
+        self,
+        weights: dict[str, Float[Array, "..."]],
+        text: Text,
+        video: Video,
+        *,
+        columns: int | None,
+    ) -> Float[Array, "T V"]:
+        # Attention takes similarities in units of the temperature; the scale takes it out again.
+        text = text._replace(
+            sentence=text.sentence / self.temperature, words=text.words / self.temperature
+        )
+        query = text.sentence
+        if "global_mat_weight" in weights:
+            query = query @ weights["global_mat_weight"]
+        words, frames = self._project_one(text.words, video.frames, weights.get("local_mat_weight"))
+
+        # Every tile multiplies by all words: laid out for that here, not in each tile again.
+        plain, words = jnp.moveaxis(text.words, -1, 0), jnp.moveaxis(words, -1, 0)
+
+        def compare(tile):
+            return self._compare(weights, query, text._replace(words=plain), words, *tile)
+
+        if columns is not None:
+            compare = jax.checkpoint(compare)
+        return similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
+
     def _compare(
         self,
+        weights: dict[str, Float[Array, "..."]],
         query: Float[Array, "T E"],
         text: Text,
         words: Float[Array, "E T W"],
@@ -139,9 +158,7 @@ class XCLIP(nnx.Module):
             """Returns the (scores, axis) aggregation; `axes` are the mask's axes to insert."""
             valid = None if mask is None else jnp.expand_dims(mask, axes)
             if kind == "aosm":
-                return functools.partial(
-                    similarity.attend, mixing=self._mixing(matrix), valid=valid
-                )
+                return functools.partial(similarity.attend, mixing=weights.get(matrix), valid=valid)
             plain = {"mean": similarity.mean, "max": similarity.maximum}[kind]
             return functools.partial(plain, valid=valid)
 
@@ -165,21 +182,13 @@ class XCLIP(nnx.Module):
                     then_frames=over(second, "frame_mat_weight2", frame_mask, (2,)),
                 )
             )
-        scale = jnp.exp(self.clip.logit_scale[...]) * self.temperature
+        scale = weights["scale"] * self.temperature
         return (scale * sum(scores) / len(scores)).T
 
-    def _mixing(self, name: str):
-        matrix = getattr(self, name, None)
-        return None if matrix is None else matrix[...]
-
-    def _project(self, x: Float[Array, "*b E"], name: str) -> Float[Array, "*b E"]:
-        matrix = self._mixing(name)
-        return x if matrix is None else x @ matrix
-
-    def _project_one(self, words: Float[Array, "T W E"], frames: Float[Array, "V F E"], name: str):
+    @staticmethod
+    def _project_one(words: Float[Array, "T W E"], frames: Float[Array, "V F E"], matrix):
         """Returns words @ matrix and the frames, or the words and frames @ matrix.T: whichever
         multiplies fewer rows; all their products are the same."""
-        matrix = self._mixing(name)
         if matrix is None:
             return words, frames
         if words.shape[0] * words.shape[1] <= frames.shape[0] * frames.shape[1]:
