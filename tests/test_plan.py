@@ -1,6 +1,7 @@
 """The command `plan`: on fake devices here, without libtpu; test_plan_tpu.py has the real chips."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -177,8 +178,10 @@ def test_a_tpu_without_libtpu_is_one_line_that_says_what_to_install():
         "import sys; sys.modules['libtpu'] = None; from xclip_jax import cli;"
         "cli.main(['plan', '--config', 'shapes', '--topology', 'v5e:8x8'])"
     )
+    # Where libtpu is, importing it here has set the path to it.
+    clean = {name: value for name, value in os.environ.items() if name != "TPU_LIBRARY_PATH"}
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean)
 
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "needs libtpu" in done.stderr and "pip install 'xclip_jax[plan]'" in done.stderr
