@@ -52,8 +52,9 @@ def normalize_pixels(
 def patchify(images: Float[Array, "*b H W 3"], patch: int) -> Float[Array, "*b N P"]:
     """Cuts images into N = (H/patch)(W/patch) row-major patches of P = patch*patch*3 values."""
     *batch, h, w, c = images.shape
-    x = images.reshape(*batch, h // patch, patch, w // patch, patch, c)
-    return x.swapaxes(-4, -3).reshape(*batch, (h // patch) * (w // patch), patch * patch * c)
+    # A row of a patch stays one axis: an accelerator pads short last axes in memory, 3 to 128.
+    x = images.reshape(*batch, h // patch, patch, w // patch, patch * c)
+    return x.swapaxes(-3, -2).reshape(*batch, (h // patch) * (w // patch), patch * patch * c)
 
 
 class ImageTower(nnx.Module):

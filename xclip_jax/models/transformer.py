@@ -63,6 +63,7 @@ class Block(nnx.Module):
         epsilon: float,
         activation: str,
         dtype,
+        remat: str,
         rngs: nnx.Rngs,
     ):
         if width % heads:
@@ -70,7 +71,7 @@ class Block(nnx.Module):
                 f"width={width} is not a multiple of heads={heads}; CLIP uses"
                 f" heads = width // 64 (here {width // 64})."
             )
-        self.heads, self.activation = heads, activation
+        self.heads, self.activation, self.remat = heads, activation, remat
         # CLIP's own initialisation: residual branches shrink with depth.
         residual = nnx.initializers.normal(width**-0.5 * (2 * layers) ** -0.5)
         attention = nnx.initializers.normal(width**-0.5)
@@ -105,7 +106,9 @@ class Block(nnx.Module):
         q, k, v = qkv[:, :first, 0], qkv[:, :, 1], qkv[:, :, 2]
         x = x[:, :first].reshape(-1, d)
         bias = None if bias is None else bias[:, :, :first]
-        x = x + self.out_proj(attention(q, k, v, bias).reshape(-1, d))
+        # The scores need not be there while the way back goes through the MLP, which comes first.
+        attend = jax.checkpoint(attention) if self.remat == "full" else attention
+        x = x + self.out_proj(attend(q, k, v, bias).reshape(-1, d))
         h = self.c_fc(self.ln_2(x))
         return (x + self.c_proj(activate(h, self.activation))).reshape(b, -1, d)
 
@@ -141,6 +144,7 @@ class Transformer(nnx.Module):
                 epsilon=epsilon,
                 activation=activation,
                 dtype=dtype,
+                remat=remat,
                 rngs=nnx.Rngs(key),
             )
         )(keys)
@@ -157,11 +161,15 @@ class Transformer(nnx.Module):
         def body(x, block):
             return shard_batch(block(x, bias)), None
 
-        if self.remat != "none":
+        def end(x, block):
+            return shard_batch(block(x, bias, first=first))
+
+        if self.remat == "dots":
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            body = jax.checkpoint(body, policy=dots if self.remat == "dots" else None)
+            body = jax.checkpoint(body, policy=dots)
+        elif self.remat == "full":
+            body, end = jax.checkpoint(body), jax.checkpoint(end)
         if first is None:
             return jax.lax.scan(body, x, self.blocks)[0]
         x, _ = jax.lax.scan(body, x, jax.tree.map(lambda p: p[:-1], self.blocks))
-        last = jax.tree.map(lambda p: p[-1], self.blocks)
-        return shard_batch(last(x, bias, first=first))
+        return end(x, jax.tree.map(lambda p: p[-1], self.blocks))
