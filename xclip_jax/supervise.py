@@ -59,15 +59,15 @@ def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> Non
 def _work(work: Callable[[], None], answer: Callable[[BaseException], int]) -> NoReturn:
     """Does the child's work and ends it, by `leave` in every case."""
     try:
+        work()
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    except BaseException as error:
         try:
-            work()
-        except SystemExit:
-            raise
-        except BaseException as error:
             leave(answer(error))
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        leave(1)
+        except BaseException:  # a fault of ours, to be seen in full
+            sys.excepthook(*sys.exc_info())
+            leave(1)
     leave(0)
 
 
