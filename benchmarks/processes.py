@@ -1,6 +1,7 @@
 """What a second process costs: training throughput of one and of two, a core each.
 
-python benchmarks/processes.py --data shards/shapes [--batch 16] [--steps 60] [--config.KEY=VALUE ...]
+python benchmarks/processes.py --data shards/shapes [--batch 16] [--steps 60]
+    [--config.KEY=VALUE ...]
 
 Each process has one core and one device of the CPU, and its own `--batch` pairs a step, so that two
 of them do twice the work of one. One JSON line: videos a second, and the share of twice one's.
@@ -35,7 +36,9 @@ def processes(data: Path, batch: int, steps: int, overrides: list[str]) -> None:
         raise ValueError(f"{len(cores)} usable core: two processes need two.")
     with tempfile.TemporaryDirectory() as folder:
         rates = {
-            count: throughput(data, Path(folder, str(count)), cores[:count], batch, steps, overrides)
+            count: throughput(
+                data, Path(folder, str(count)), cores[:count], batch, steps, overrides
+            )
             for count in (1, 2)
         }
     one, two = (statistics.median(rates[count]) for count in (1, 2))
