@@ -1,7 +1,8 @@
 """How fast X-CLIP trains on random data that is on the device already: a JSON line.
 
 python benchmarks/train_step.py [--arch vit_b32] [--batch 8] [--frames 12] [--words 32]
-    [--dtype float32] [--precision default] [--remat] [--steps 5] [--config.KEY=VALUE ...]
+    [--dtype float32] [--precision default] [--remat dots]
+    [--micro-batch 0] [--steps 5] [--config.KEY=VALUE ...]
 
 The step is the one that training runs, with the optimizer of the released code; any number of
 devices share the batch. On a CPU, XLA_FLAGS and the load of the machine decide a good deal.
@@ -46,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         choices=["default", "highest"],
         help="of float32 products; the default is tensorfloat32 on a GPU, bfloat16 on a TPU",
     )
-    parser.add_argument("--remat", action="store_true", help="recompute activations")
+    parser.add_argument("--remat", default="dots", choices=["none", "dots", "full"])
+    parser.add_argument("--micro-batch", type=int, default=0, help="pairs encoded at a time")
     parser.add_argument("--steps", type=int, default=5, help="steps to time, after one more")
     args, overrides = parser.parse_known_args(argv)
     config = config_loader.load(
@@ -57,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--config.data.max_words={args.words}",
             f"--config.model.dtype={args.dtype}",
             f"--config.model.remat={args.remat}",
+            f"--config.micro_batch={args.micro_batch}",
             *overrides,
         ],
     )
@@ -78,7 +81,9 @@ def run(config, args) -> None:
         state, layout = train.initial_state(config, sizes, adam, mesh, checkpointer)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
         batch = sharding.to_global(random_batch(sizes, args.batch), mesh)
-        step = train_step.make(graphdef, adam, layout, mesh, seed=config.seed)
+        step = train_step.make(
+            graphdef, adam, layout, mesh, seed=config.seed, micro_batch=config.micro_batch
+        )
         lowered = step.lower(state, batch)
         compiled, compile_seconds = measure.timed(lowered.compile)
         times = []
@@ -97,6 +102,7 @@ def run(config, args) -> None:
         words=args.words,
         dtype=args.dtype,
         remat=args.remat,
+        micro_batch=args.micro_batch,
         parameters=parameters,
         step_seconds=times,
         compile_seconds=round(compile_seconds, 2),

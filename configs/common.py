@@ -19,6 +19,9 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     # steps more an epoch. 1 repeats none.
     config.reference_gpus = 1
     config.batch_size = 128  # of the whole run, however many devices share it
+    # Pairs, of the whole run, whose activations are in memory at once; the loss is the whole
+    # batch's all the same, for a third more compute. 0: all of them.
+    config.micro_batch = 0
     config.eval_batch_size = 64
     config.fsdp = 1  # devices that share each parameter; 1 keeps all of them on each
     config.eval_every_steps = placeholder(int)  # None: once an epoch
@@ -47,10 +50,18 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.data.vocab = ""  # a vocabulary file; searched for where empty
     config.data.max_words = 32
     config.data.max_frames = 12
+    # How many of them are encoded one by one: all (None), or fewer where no video has more. What is
+    # left is padding, one image, and encoded once.
+    config.data.encoded_frames = placeholder(int)
     # Which frames the shards must be able to give: clip4clip_1fps, native_5fps, uniform_12 and
     # their like; empty for all that are stored.
     config.data.frame_policy = ""
     config.data.frame_divisor = 1  # one frame in so many, CLIP2Video's feature_framerate
+    # Captions of each video in a batch, which encodes the video once; and whether other texts of a
+    # video count as negatives where they meet in a batch, as in the references. They do not where a
+    # video has several.
+    config.data.captions_per_video = 1
+    config.data.same_video_negatives = True
     config.data.frame_jitter = False  # moves frames at random in training, as CLIP2Video does
     config.data.slice_position = 2  # of more frames: 0 the first, 1 the last, 2 evenly spread
     config.data.train_frame_order = 0  # 0 as they are, 1 reversed, 2 shuffled by config.seed
@@ -76,7 +87,9 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.model.linear_patch = "2d"
     config.model.activation = placeholder(str)  # quick_gelu, or gelu: most of open_clip's weights
     config.model.dtype = "float32"  # or bfloat16 compute; parameters stay float32
-    config.model.remat = False  # True computes matrix products again instead of keeping them
+    # Of each block the way back finds everything (none), its matrix products (dots) or its input
+    # alone (full): a third more compute than dots for a ninth of the memory.
+    config.model.remat = "dots"
     for option, value in _options(model).items():
         config.model[option] = value
 

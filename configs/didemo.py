@@ -34,7 +34,7 @@ from xclip_jax.configs import common
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns a recipe; `arg` may set model=, arch=, head=, optimizer=, smoke."""
     arg = common.parse_arg(arg, **common.RECIPE)
-    return common.benchmark(
+    config = common.benchmark(
         arg,
         "didemo",
         splits=("train", "val", "test"),
@@ -44,3 +44,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         batches={"vit_b32": (64, 24), "vit_b16": (16, 8)},
         gpus=4 if arg.model == "xclip" else 8,
     )
+    if arg.model != "clip2video" and not arg.smoke:
+        config.data.encoded_frames = 32  # the window's seconds and its end
+    return config

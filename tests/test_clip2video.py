@@ -290,7 +290,7 @@ def spec_model() -> clip2video.CLIP2Video:
             center_weight=0.5,
             tiled_mask_bug=True,
             dtype=jnp.float32,
-            remat=False,
+            remat="dots",
             rngs=rngs,
         )
 

@@ -194,3 +194,61 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_an_error(train_shards,
     expected = r"batch_size=12 cannot be spread over 8 devices.* of 8, such as 8 or 16\."
     with pytest.raises(ValueError, match=expected):
         stream(train_shards, words, batch_size=12)
+
+
+def test_frames_that_no_video_has_are_left_out(train_shards, words):
+    intake = INTAKE._replace(max_frames=20)
+    most = max(len(record.frames) for record in train_shards)
+
+    [whole] = take(stream(train_shards, words, intake=intake), 1)
+    [less] = take(stream(train_shards, words, intake=intake._replace(encoded_frames=most)), 1)
+
+    assert most < 20 and whole["video"].shape[1] == 20 and less["video"].shape[1] == most
+    np.testing.assert_array_equal(less["video"], whole["video"][:, :most])
+    np.testing.assert_array_equal(less["frame_mask"], whole["frame_mask"])
+    with pytest.raises(ValueError, match=rf"has {most} frames to encode, more than .*={most - 1}"):
+        load(train_shards[0], intake._replace(encoded_frames=most - 1))
+
+
+def test_a_video_brings_several_of_its_captions(train_shards, words):
+    def epoch(seed, first=0):
+        batches = input.train(
+            train_shards,
+            words,
+            INTAKE,
+            batch_size=16,
+            seed=seed,
+            first=first,
+            captions_per_video=2,
+        )
+        return take(batches, 9 - first)  # 24 clips of 5 captions: 72 pairs of captions, 8 a batch
+
+    batches = epoch(0)
+
+    assert batches[0]["tokens"].shape == (16, 9) and batches[0]["video"].shape[0] == 8
+    seen = Counter()
+    for batch in batches:
+        ids, tokens = batch["video_ids"], batch["tokens"].reshape(8, 2, 9)
+        for video, pair, pixels in zip(ids, tokens, batch["video"], strict=True):
+            record = train_shards[int(video)]
+            captions, _ = words(record.captions, INTAKE.max_words)
+            known = {row.tobytes() for row in captions}
+            assert {row.tobytes() for row in pair} <= known
+            np.testing.assert_array_equal(pixels, load(record, INTAKE)[0])
+            seen.update((int(video), row.tobytes()) for row in pair)
+    # Every caption comes once, and one of each clip twice, to make them even.
+    for video, record in enumerate(train_shards):
+        captions, _ = words(record.captions, INTAKE.max_words)
+        once = Counter((video, row.tobytes()) for row in captions)
+        more = Counter({key: n for key, n in seen.items() if key[0] == video}) - once
+        assert more.total() == 1 and not once - seen
+    for one, other in zip(batches[5:], epoch(0, first=5), strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert not np.array_equal(batches[0]["tokens"], epoch(1)[0]["tokens"])
+
+
+def test_a_batch_that_several_captions_cannot_fill_is_refused(train_shards, words):
+    with pytest.raises(ValueError, match=r"with 3 captions a video .* a multiple of 24"):
+        input.train(
+            train_shards, words, INTAKE, batch_size=16, seed=0, first=0, captions_per_video=3
+        )

@@ -22,8 +22,8 @@ KILLS = int(os.environ.get("XCLIP_JAX_KILLS", "1"))  # as of test_resume.py
 AHEAD = 48
 PEER_TIMEOUT = 20
 # Devices of one process add gradients up in another order than those of several. Where a gradient
-# is nothing but rounding, as that of the keys' biases, Adam makes a whole step of it: at the rate
-# 1e-3 of the config losses drift apart by 4e-4 in these 50 steps, at this one by 1e-6.
+# is nothing but rounding, as that of the keys' biases, Adam makes a whole step of it: at the
+# config's 1e-3 losses drift apart by 4e-4 in these 50 steps, at this rate by 1e-6.
 RATE = 1e-4
 
 # What a process does: `xclip-jax train`, writing down each record that it reads. TensorBoard's

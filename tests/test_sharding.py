@@ -1,6 +1,6 @@
 """The layout rule, and that a layout changes no number."""
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ def test_the_largest_divisible_dimension_is_split(shape, expected):
     assert layout["x"].spec == expected
 
 
-class Chip(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Chip:
     """What a mesh asks of a device: here a TPU chip of one of several slices."""
 
     id: int

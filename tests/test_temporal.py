@@ -19,7 +19,7 @@ def features(seed: int = 0, shape=(VIDEOS, FRAMES, WIDTH)) -> np.ndarray:
 
 
 def head(name: str) -> nnx.Module:
-    compute = {"dtype": jnp.float32, "remat": False}
+    compute = {"dtype": jnp.float32, "remat": "dots"}
     return tiny.module(
         lambda: create_temporal(name, WIDTH, positions=7, layers=2, **compute, rngs=nnx.Rngs(0))
     )

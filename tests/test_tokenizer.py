@@ -188,6 +188,14 @@ def test_captions_are_cut_before_the_end_marker(small):
     assert mask.tolist() == [[True] * 4, [True, True, True, False], [True, True, False, False]]
 
 
+@pytest.mark.parametrize("words", [5_000, 30_000])
+def test_a_caption_far_too_long_is_cut_like_any(small, words):
+    ids, mask = small(["the red " * (words // 2), "e" * words, "the red the red the red"], 6)
+
+    assert ids[0].tolist() == ids[2].tolist() and ids[1, 0] == START and ids[1, -1] == END
+    assert mask.all()
+
+
 def test_cleaning_of_plain_ascii_agrees_with_ftfy():
     rng = random.Random(0)
     printable = [chr(code) for code in range(32, 127)]

@@ -118,3 +118,17 @@ def test_more_pairs_a_batch_than_there_are_is_an_error(tiny_config, tmp_path):
 
     with pytest.raises(ValueError, match=r"has 120 .* pairs, fewer than one batch of 256"):
         train.train_and_evaluate(tiny_config, tmp_path)
+
+
+def test_several_captions_a_video_and_micro_batches_train_alike(tiny_config, tmp_path):
+    losses = []
+    for micro_batch in (0, 16):
+        config = tiny_config.copy_and_resolve_references()
+        config.batch_size, config.micro_batch, config.epochs = 32, micro_batch, 1.0
+        config.data.captions_per_video = 2
+        train.train_and_evaluate(config, tmp_path / str(micro_batch))
+        lines = (tmp_path / str(micro_batch) / "metrics.jsonl").read_text().splitlines()
+        losses.append([x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x])
+
+    assert len(losses[0]) > 1
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

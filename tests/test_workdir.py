@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -135,6 +136,8 @@ def test_what_changes_no_result_may_change(tmp_path, vocab):
         "keep_checkpoints=5",
         "data.dir=elsewhere",
         "fsdp=2",
+        "micro_batch=4",
+        "model.remat=full",
     )
 
     assert (tmp_path / "run" / "config.json").read_text() == before
@@ -178,6 +181,15 @@ def test_a_model_from_scratch_takes_the_vocabularys_size():
 
     assert sizes["vocab_size"] == VOCAB_SIZE
     assert (sizes["max_words"], sizes["max_frames"]) == (9, 5)
+
+
+@pytest.mark.parametrize("before, now", [(False, "dots"), (True, "full")])
+def test_a_run_of_before_knows_only_whether_to_recompute(before, now):
+    config = ml_collections.ConfigDict(json.loads(config_of().to_json()))
+    del config.model.remat
+    config.model.remat = before
+
+    assert workdir.model_sizes(config, VOCAB_SIZE)["remat"] == now
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones():

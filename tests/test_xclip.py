@@ -421,3 +421,22 @@ def test_only_meanp_without_learned_matrices_is_blind_to_the_order_of_frames(
 
     # Float32 sums in another order differ by about 1e-6 at this scale; order itself by over 0.001.
     assert difference < 1e-4 if blind else difference > 1e-3
+
+
+@pytest.mark.parametrize("linear_patch", ["2d", "3d"])
+def test_padding_of_all_videos_may_be_left_out(linear_patch):
+    graphdef, _ = tiny.create(linear_patch=linear_patch)
+    batch = tiny.batch(TEXTS, VIDEOS)
+    mask = batch["frame_mask"].copy()
+    mask[:, FRAMES - 1] = False
+
+    @jax.jit
+    def encode(params, pixels):
+        return nnx.merge(graphdef, params).encode_video(pixels, jnp.asarray(mask))
+
+    params = tiny.params(linear_patch=linear_patch)
+    whole, less = (encode(params, batch["video"][:, :given]) for given in (FRAMES, FRAMES - 1))
+
+    assert mask[:, : FRAMES - 1].any()
+    np.testing.assert_allclose(less.frames, whole.frames, atol=1e-5)
+    np.testing.assert_allclose(less.video, whole.video, atol=1e-5)

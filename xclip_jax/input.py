@@ -22,7 +22,9 @@ THREADS = 16
 class Intake(NamedTuple):
     """What a model takes in: words a text, frames a video, pixels a side, and which frames.
 
-    The last six are as `frame_policy.Sampling` has them; `frame_seed` shuffles in evaluation.
+    Of `encoded_frames` it has pixels, where that is not 0: more frames no video may have. The six
+    from `frame_policy` on are as `frame_policy.Sampling` has them; `frame_seed` shuffles in
+    evaluation.
     """
 
     max_words: int
@@ -35,6 +37,7 @@ class Intake(NamedTuple):
     train_frame_order: int = 0
     eval_frame_order: int = 0
     frame_seed: int = 0
+    encoded_frames: int = 0
 
     @property
     def training(self) -> Sampling:
@@ -64,12 +67,13 @@ def stored_policy(shards: Shards, intake: Intake) -> str:
     return stored
 
 
-def pairs(shards: Shards) -> np.ndarray:
-    """Returns all (video, caption) index pairs, [N, 2]: the examples of one epoch."""
-    counts = shards.captions_per_video
+def examples(shards: Shards, captions: int = 1) -> np.ndarray:
+    """Returns the (video, part of its captions) index pairs of one epoch, [N, 2], for `captions`
+    in each part; the last one is filled up from the first."""
+    counts = -(-shards.captions_per_video // captions)
     videos = np.repeat(np.arange(len(counts)), counts)
-    captions = np.concatenate([np.arange(count) for count in counts])
-    return np.stack([videos, captions], axis=1)
+    parts = np.concatenate([np.arange(count) for count in counts])
+    return np.stack([videos, parts], axis=1)
 
 
 def train(
@@ -80,26 +84,41 @@ def train(
     batch_size: int,
     seed: int,
     first: int,
+    captions_per_video: int = 1,
+    same_video_negatives: bool = True,
 ) -> grain.DatasetIterator:
     """Returns this host's endless stream of batches, shuffled anew each epoch.
 
-    A batch holds `video` uint8 [B, F, H, W, 3], `frame_mask` bool [B, F], `tokens` int32 [B, W]
+    A batch holds `video` uint8 [B, K, H, W, 3], `frame_mask` bool [B, F], `tokens` int32 [B, W]
     and `token_mask` bool [B, W]. The first batch is number `first`.
+
+    With `captions_per_video` C a batch has B / C videos and C captions of each, one after another,
+    drawn anew each epoch. `video_ids` int32 [B / C] then tells whether two are one video by chance;
+    so it does where `same_video_negatives` is False.
     """
-    hosts, devices = jax.process_count(), jax.device_count()
-    if batch_size % hosts or batch_size % devices:
+    hosts, devices = jax.process_count(), jax.device_count() * captions_per_video
+    if batch_size % devices:
+        each = f" with {captions_per_video} captions a video" if captions_per_video > 1 else ""
         less = batch_size // devices * devices
         raise ValueError(
-            f"batch_size={batch_size} cannot be spread over {devices} devices on {hosts} hosts: set"
-            f" config.batch_size to a multiple of {devices}, such as"
+            f"batch_size={batch_size}{each} cannot be spread over {jax.device_count()} devices on"
+            f" {hosts} hosts: set config.batch_size to a multiple of {devices}, such as"
             f" {f'{less} or ' if less else ''}{less + devices}."
         )
 
     stored = stored_policy(shards, intake)
 
     def load(example: tuple[int, np.ndarray]) -> dict[str, np.ndarray]:
-        place, (video, caption) = example
+        place, (video, part) = example
         record = shards[int(video)]
+        chosen = [int(part)]
+        if captions_per_video > 1:
+            epoch = place // len(listed)
+            order = np.random.default_rng((seed, epoch, int(video))).permutation(
+                len(record.captions)
+            )
+            order = np.resize(order, len(order) + -len(order) % captions_per_video)
+            chosen = order.reshape(-1, captions_per_video)[part]
         # What is drawn hangs on the example's place in the whole stream, not on host or thread.
         pixels, frame_mask = load_frames(
             record.frames,
@@ -108,34 +127,42 @@ def train(
             stored=stored,
             rng=np.random.default_rng((seed, place)),
         )
-        tokens, token_mask = tokenizer([record.captions[int(caption)]], intake.max_words)
-        return {
-            "video": pixels,
-            "frame_mask": frame_mask,
-            "tokens": tokens[0],
-            "token_mask": token_mask[0],
+        tokens, token_mask = tokenizer([record.captions[i] for i in chosen], intake.max_words)
+        loaded = {
+            "video": pixels[None],
+            "frame_mask": frame_mask[None],
+            "tokens": tokens,
+            "token_mask": token_mask,
         }
+        if captions_per_video > 1 or not same_video_negatives:
+            loaded["video_ids"] = np.array([video], np.int32)
+        return loaded
 
-    local = batch_size // hosts
-    shuffled = grain.MapDataset.source(pairs(shards)).seed(seed).shuffle().repeat()
+    def join(loaded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([one[name] for one in loaded]) for name in loaded[0]}
+
+    videos = batch_size // captions_per_video
+    local = videos // hosts
+    listed = examples(shards, captions_per_video)
+    shuffled = grain.MapDataset.source(listed).seed(seed).shuffle().repeat()
 
     def mine(index: int) -> tuple[int, np.ndarray]:
-        """Returns this host's `index`-th pair and its place among all: hosts hold consecutive
+        """Returns this host's `index`-th example and its place among all: hosts hold consecutive
         slices of a global batch."""
         batch, place = divmod(index, local)
-        place += batch * batch_size + jax.process_index() * local
+        place += batch * videos + jax.process_index() * local
         return place, shuffled[place]
 
     # Examples, not batches, are prefetched: all threads work on the next batch, and what waits
     # in memory is about one batch.
     stream = grain.MapDataset.range(first * local, 2**60).map(mine).map(load)
-    return iter(stream.to_iter_dataset(_read_options(local)).batch(local))
+    return iter(stream.to_iter_dataset(_read_options(local)).batch(local, batch_fn=join))
 
 
 def videos(
     shards: Shards, intake: Intake, *, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """Yields each video once, in order: (pixels [B, F, H, W, 3], mask [B, F], captions).
+    """Yields each video once, in order: (pixels [B, K, H, W, 3], mask [B, F], captions).
 
     The last batch may be short; `captions` are those of the batch's videos, one after another. Of
     several hosts each reads its slice of every batch, and yields as many batches as the others.
@@ -184,10 +211,21 @@ def load_frames(
     stored: str,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels [F, H, W, 3] and the mask [F] of one video, decoding only what is used."""
+    """Returns the pixels [K, H, W, 3] and the mask [F] of one video, decoding only what is used.
+
+    K is F, or the intake's `encoded_frames`.
+    """
     most = intake.max_frames
     chosen = frame_policy.choose(len(jpegs), sampling, stored=stored, most=most, rng=rng)
-    return frames.stack([jpegs[j] for j in chosen], max_frames=most, size=intake.image_size)
+    encoded = min(intake.encoded_frames or most, most)
+    if len(chosen) > encoded:
+        raise ValueError(
+            f"a video has {len(chosen)} frames to encode, more than config.data.encoded_frames="
+            f"{encoded}: set it to {most}, the model's max_frames."
+        )
+    chosen_jpegs = [jpegs[j] for j in chosen]
+    pixels, mask = frames.stack(chosen_jpegs, max_frames=encoded, size=intake.image_size)
+    return pixels, np.pad(mask, (0, most - encoded))
 
 
 def _read_options(batch_size: int) -> grain.ReadOptions:

@@ -62,13 +62,36 @@ def shard_params(abstract, mesh: Mesh):
 def shard_batch(x: jax.Array) -> jax.Array:
     """Keeps the leading axis of an activation spread over the mesh, where one is set.
 
-    Models call this at four places (embeddings, block outputs, features, scores); it is what
+    Models call this at four places (embeddings, block outputs, features, scores), and `gather`
+    where the features of texts and videos meet; it is what
     stops the partitioner from gathering activations instead of weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[0] % mesh.size:
         return x
     return jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def gather(features):
+    """Returns a tree of features whole on every device, where a mesh is set.
+
+    For what all of a batch is compared with: said once, the partitioner does not fetch it tile by
+    tile.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return features
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), features)
+
+
+def devices() -> int:
+    """Returns over how many devices activations are spread."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
+def share(count: int) -> int:
+    """Returns how many rows of an activation of `count` lie on one device."""
+    return count // devices() if count % devices() == 0 else count
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

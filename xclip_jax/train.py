@@ -66,7 +66,8 @@ def train_and_evaluate(
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)
     sizes = workdir.model_sizes(config, tokenizer.vocab_size)
-    pairs = len(pipeline.pairs(data.train))
+    captions = config.data.captions_per_video
+    pairs = captions * len(pipeline.examples(data.train, captions))
     total, epoch = total_steps(config, pairs), epoch_steps(config, pairs)
     every = config.eval_every_steps or epoch
     window = profiling.Window(profile, folder / "profile")
@@ -127,7 +128,12 @@ def train_and_evaluate(
         first = int(state["step"])
         clock.mark("restoring" if checkpointer.latest else "initial weights")
         step_once = train_step.make(
-            graphdef, adam.transformation, state_sharding, mesh, seed=config.seed
+            graphdef,
+            adam.transformation,
+            state_sharding,
+            mesh,
+            seed=config.seed,
+            micro_batch=config.micro_batch,
         )
         batches = pipeline.train(
             data.train,
@@ -136,6 +142,8 @@ def train_and_evaluate(
             batch_size=config.batch_size,
             seed=config.seed,
             first=first,
+            captions_per_video=captions,
+            same_video_negatives=config.data.same_video_negatives,
         )
         plan = protocol.plan(config, data, total=total, epoch=epoch, every=every)
         reporter.start(first, state["params"], plan)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import models, optimizer, sharding
+from xclip_jax import gradient_cache, models, optimizer, sharding
 
 
 def fresh_state(
@@ -48,11 +48,18 @@ def abstract_state(
 
 
 def make(
-    graphdef, transformation: optax.GradientTransformation, state_sharding, mesh, *, seed: int
+    graphdef,
+    transformation: optax.GradientTransformation,
+    state_sharding,
+    mesh: Mesh,
+    *,
+    seed: int,
+    micro_batch: int = 0,
 ):
     """Returns a jitted (state, batch) -> (state, metrics) for the given shardings.
 
-    What a model draws in training, dropout, is a function of `seed` and the step alone.
+    What a model draws in training, dropout, is a function of `seed` and the step alone. With
+    `micro_batch` the gradient is that of `gradient_cache`.
     """
     batch_sharding = NamedSharding(mesh, sharding.BATCH)
 
@@ -63,14 +70,27 @@ def make(
         out_shardings=(state_sharding, NamedSharding(mesh, P())),
     )
     def step(state, batch):
-        def loss_of(params):
+        def encode(params, batch):
             model = nnx.merge(graphdef, params)
             text = model.encode_text(batch["tokens"], batch["token_mask"])
-            video = model.encode_video(batch["video"], batch["frame_mask"])
-            key = jax.random.fold_in(jax.random.key(seed), state["step"])
-            return model.loss(text, video, key)
+            return text, model.encode_video(batch["video"], batch["frame_mask"])
 
-        loss, grads = jax.value_and_grad(loss_of)(state["params"])
+        def loss_of(params, features):
+            key = jax.random.fold_in(jax.random.key(seed), state["step"])
+            same = None
+            if "video_ids" in batch:
+                ids = batch["video_ids"]
+                same = jnp.repeat(ids, len(batch["tokens"]) // len(ids))[:, None] == ids
+            return nnx.merge(graphdef, params).loss(*features, key, same)
+
+        if micro_batch:
+            loss, grads = gradient_cache.value_and_grad(
+                encode, loss_of, state["params"], batch, micro_batch=micro_batch
+            )
+        else:
+            loss, grads = jax.value_and_grad(lambda p: loss_of(p, encode(p, batch)))(
+                state["params"]
+            )
         updates, opt_state = transformation.update(grads, state["opt_state"], state["params"])
         params = optimizer.clamp_logit_scale(optax.apply_updates(state["params"], updates))
         state = {"params": params, "opt_state": opt_state, "step": state["step"] + 1}

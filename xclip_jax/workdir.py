@@ -27,6 +27,9 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
     "init.resize",
     "keep_checkpoints",
     "fsdp",
+    "micro_batch",
+    "model.remat",
+    "data.encoded_frames",
 }
 
 
@@ -58,6 +61,8 @@ def model_sizes(config: ml_collections.ConfigDict, vocab_size: int) -> dict:
         for key, value in config.model.items()
         if value is not None and key not in ("name", "arch")
     }
+    if isinstance(sizes.get("remat"), bool):  # of runs of earlier versions
+        sizes["remat"] = "full" if sizes["remat"] else "dots"
     if config.model.arch in models.ARCHS:
         sizes = models.ARCHS[config.model.arch] | sizes
     elif config.model.arch != "custom":
@@ -94,6 +99,7 @@ def intake(config: ml_collections.ConfigDict, sizes: dict) -> Intake:
         train_frame_order=config.data.get("train_frame_order", 0),
         eval_frame_order=config.data.get("eval_frame_order", 0),
         frame_seed=config.seed,
+        encoded_frames=config.data.get("encoded_frames") or 0,
     )
 
 

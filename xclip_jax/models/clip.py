@@ -71,7 +71,7 @@ class ImageTower(nnx.Module):
         linear_patch: str = "2d",
         activation: str = "quick_gelu",
         dtype=jnp.float32,
-        remat: bool = False,
+        remat: str = "dots",
         rngs: nnx.Rngs,
     ):
         if image_size % patch_size:
@@ -147,7 +147,7 @@ class TextTower(nnx.Module):
         embed_dim: int,
         activation: str = "quick_gelu",
         dtype=jnp.float32,
-        remat: bool = False,
+        remat: str = "dots",
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
@@ -192,6 +192,28 @@ class CLIP(nnx.Module):
         self.visual, self.text = visual, text
         self.logit_scale = nnx.Param(jnp.float32(INITIAL_LOGIT_SCALE))
 
+    def encode_frames(
+        self,
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
+        frame_mask: Bool[Array, "V F"],
+    ) -> Float[Array, "V F E"]:
+        """Returns the feature of each frame as the tower gives it, of padding too.
+
+        The last F - K frames, left out where all videos have padding there, are one image: it is
+        encoded once. The 3d patch sees the frame before it, so there all of them are made up.
+        """
+        videos, given = video.shape[:2]
+        left_out = frame_mask.shape[1] - given
+        if left_out and self.visual.linear_patch == "3d":
+            video = jnp.pad(video, ((0, 0), (0, left_out), (0, 0), (0, 0), (0, 0)))
+            given, left_out = given + left_out, 0
+        features = self.visual(normalize_pixels(video, frame_mask[:, :given]))
+        if not left_out:
+            return features
+        blank = self.visual(jnp.zeros((1, 1, *video.shape[2:]), jnp.float32))
+        blanks = jnp.broadcast_to(blank, (videos, left_out, blank.shape[-1]))
+        return jnp.concatenate([features, blanks], axis=1)
+
 
 def create_clip(
     *,
@@ -207,7 +229,7 @@ def create_clip(
     linear_patch: str,
     activation: str,
     dtype,
-    remat: bool,
+    remat: str,
     rngs: nnx.Rngs,
 ) -> CLIP:
     """Returns a CLIP of these sizes; heads are width // 64 as in all of OpenAI's models."""

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from xclip_jax import losses
-from xclip_jax.models.clip import CLIP, normalize_pixels
+from xclip_jax.models.clip import CLIP
 from xclip_jax.models.temporal import POSITION_SCALE, normalize, pool
 from xclip_jax.models.temporal_blocks import Centers, MaskedTransformer, TemporalDifference
 from xclip_jax.sharding import shard_batch
@@ -98,11 +98,11 @@ class CLIP2Video(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit features of the video and of its frames around the centers."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         return self.encode_frames(frames, frame_mask)
 
     def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:
@@ -130,12 +130,15 @@ class CLIP2Video(nnx.Module):
             scores = share * scores + (1 - share) * self._aligned(text, video)
         return shard_batch(scores)
 
-    def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
-        """Returns the weighted sum of the losses of both scores: not the loss of their sum."""
-        loss = losses.symmetric(self._global(text, video))
+    def loss(
+        self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
+    ) -> Float[Array, ""]:
+        """Returns the weighted sum of the losses of both scores: not the loss of their sum; `same`
+        as in `losses.symmetric`."""
+        loss = losses.symmetric(self._global(text, video), same)
         if self.centers:
             share = self.center_weight
-            loss = share * loss + (1 - share) * losses.symmetric(self._aligned(text, video))
+            loss = share * loss + (1 - share) * losses.symmetric(self._aligned(text, video), same)
         return loss
 
     def pair_floats(self, words: int, frames: int) -> int:

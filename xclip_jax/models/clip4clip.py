@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from xclip_jax import losses
-from xclip_jax.models.clip import CLIP, normalize_pixels
+from xclip_jax.models.clip import CLIP
 from xclip_jax.models.cross import CrossEncoder, draw_kept
 from xclip_jax.models.similarity import Text, Video, by_columns
 from xclip_jax.models.temporal import MeanP, SeqLSTM, SeqTransf, normalize, pool
@@ -30,11 +30,11 @@ class CLIP4Clip(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit video and frame features; only the video is compared."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         pooled = pool(self.temporal(frames, frame_mask), frame_mask)
         return Video(shard_batch(pooled), shard_batch(normalize(frames)), frame_mask)
 
@@ -45,9 +45,15 @@ class CLIP4Clip(nnx.Module):
         scale = jnp.exp(self.clip.logit_scale[...])
         return shard_batch(scale * (text.sentence @ video.video.T))
 
-    def loss(self, text: Text, video: Video, key: Key[Array, ""]) -> Float[Array, ""]:
-        """Returns the training loss of a batch in which text i belongs to video i."""
-        return losses.symmetric(self.similarity(text, video))
+    def loss(
+        self,
+        text: Text,
+        video: Video,
+        key: Key[Array, ""],
+        same: Bool[Array, "T V"] | None = None,
+    ) -> Float[Array, ""]:
+        """Returns the training loss of a batch; `same` as in `losses.symmetric`."""
+        return losses.symmetric(self.similarity(text, video), same)
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""
@@ -76,12 +82,12 @@ class TightCLIP4Clip(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns the frames' features as CLIP gives them, which are compared, and their unit
         mean."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         return Video(shard_batch(pool(frames, frame_mask)), shard_batch(frames), frame_mask)
 
     def similarity(
@@ -96,12 +102,20 @@ class TightCLIP4Clip(nnx.Module):
         rows = (len(text.sentence),)
         return shard_batch(by_columns(compare, (video.frames, video.mask), columns, rows=rows))
 
-    def loss(self, text: Text, video: Video, key: Key[Array, ""]) -> Float[Array, ""]:
+    def loss(
+        self, text: Text, video: Video, key: Key[Array, ""], same: None = None
+    ) -> Float[Array, ""]:
         """Returns the training loss of a batch in which text i belongs to video i, with dropout.
 
         Where all scores are too much at once, they are computed in tiles, and again on the way
         back: memory does not grow with the square of the batch.
         """
+        if same is not None:
+            raise ValueError(
+                "head=tightTransf knows only batches of as many texts as videos, all others of"
+                " which are negatives: set config.data.captions_per_video to 1 and"
+                " config.data.same_video_negatives to True."
+            )
         batch, frames = video.mask.shape
         groups = self.negative_groups
         if batch % groups:

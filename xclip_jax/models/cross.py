@@ -30,7 +30,7 @@ class CrossEncoder(nnx.Module):
         layers: int,
         heads: int,
         dtype=jnp.float32,
-        remat: bool = False,
+        remat: str = "dots",
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype

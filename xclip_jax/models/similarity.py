@@ -12,9 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from xclip_jax import sharding
+
 TEMPERATURE = 0.01  # of every softmax over similarities (paper, table of tau)
 CONTRASTS = ("video_sentence", "video_word", "sentence_frame", "frame_word")
 AGGREGATIONS = ("aosm", "mean_mean", "mean_max", "max_mean", "max_max")
+# Floats of the largest tensor of a tile on one device in training, 64 MB; about six of its size
+# are alive on the way back.
+TRAINING_FLOATS = 2**24
 OUT = -1e9  # softmax logit of what a mask leaves out; finite, so that an empty row is not NaN
 
 
@@ -40,11 +45,16 @@ def by_columns(
     """Returns `compare(video)`, the scores [*rows, V], computed for `columns` videos at a time.
 
     `video` is anything whose arrays have the videos on their leading axis; `compare` takes part of
-    it. Without `columns`, or with as many as there are videos, all are compared at once.
+    it. Without `columns`, or with as many as there are videos, all are compared at once. Columns
+    that divide them are what a gradient should be taken of: it is made tile by tile too.
     """
     videos = len(jax.tree.leaves(video)[0])
     if columns is None or columns >= videos:
         return compare(video)
+    if videos % columns == 0:
+        tiles = jax.tree.map(lambda x: x.reshape(-1, columns, *x.shape[1:]), video)
+        scores = jax.lax.map(compare, tiles)
+        return jnp.moveaxis(scores, 0, -2).reshape(*rows, videos)
 
     def add(i, scores):
         start = jnp.minimum(i * columns, videos - columns)  # the last two tiles may overlap
@@ -53,6 +63,18 @@ def by_columns(
 
     scores = jnp.zeros((*rows, videos), jnp.float32)
     return jax.lax.fori_loop(0, -(-videos // columns), add, scores)
+
+
+def training_columns(texts: int, videos: int, floats: int) -> int | None:
+    """Returns how many videos to compare at a time in training, None for all of them: the largest
+    divisor for which a tile's largest tensor, `floats` a pair, is of a size that is easily had.
+
+    Each device compares its share of the texts.
+    """
+    most = max(1, TRAINING_FLOATS // (sharding.share(texts) * floats))
+    if most >= videos:
+        return None
+    return max(columns for columns in range(1, most + 1) if videos % columns == 0)
 
 
 def attend(

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 ACTIVATIONS = ("quick_gelu", "gelu")  # OpenAI's, and the exact GELU of most of open_clip's models
+# What the way back finds of each block: everything; its matrix products, from which norms,
+# activations and attention weights are computed again; or its input alone.
+REMAT = ("none", "dots", "full")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -27,7 +30,7 @@ class Sizes(NamedTuple):
     linear_patch: str = "2d"
     activation: str = "quick_gelu"
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "dots"
 
 
 def check(sizes: Sizes, heads: tuple[str, ...], options: dict[str, bool]) -> None:
@@ -46,6 +49,7 @@ def check(sizes: Sizes, heads: tuple[str, ...], options: dict[str, bool]) -> Non
         f"activation={sizes.activation!r} is not one of {ACTIVATIONS}": sizes.activation
         in ACTIVATIONS,
         f"dtype={sizes.dtype!r} is not one of {tuple(DTYPES)}": sizes.dtype in DTYPES,
+        f"remat={sizes.remat!r} is not one of {REMAT}": sizes.remat in REMAT,
         f"max_words={sizes.max_words} exceeds context_length={context}": sizes.max_words <= context,
         f"max_frames={sizes.max_frames} exceeds the {context} frame positions": sizes.max_frames
         <= context,

@@ -41,7 +41,7 @@ class SeqTransf(nnx.Module):
     """A transformer over the frames with learned positions, added to the frames (SPEC 2.2)."""
 
     def __init__(
-        self, width: int, *, positions: int, layers: int, dtype, remat: bool, rngs: nnx.Rngs
+        self, width: int, *, positions: int, layers: int, dtype, remat: str, rngs: nnx.Rngs
     ):
         self.dtype = dtype
         self.frame_position_embeddings = nnx.Param(
@@ -99,7 +99,7 @@ HEADS = ("meanP", "seqTransf", "seqLSTM")
 
 
 def create_temporal(
-    head: str, width: int, *, positions: int, layers: int, dtype, remat: bool, rngs: nnx.Rngs
+    head: str, width: int, *, positions: int, layers: int, dtype, remat: str, rngs: nnx.Rngs
 ) -> MeanP | SeqTransf | SeqLSTM:
     """Returns the module of that name; `positions` and `layers` are seqTransf's."""
     match head:

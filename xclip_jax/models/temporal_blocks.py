@@ -27,7 +27,7 @@ class MaskedTransformer(nnx.Module):
         heads: int,
         tiled_mask_bug: bool,
         dtype,
-        remat: bool,
+        remat: str,
         rngs: nnx.Rngs,
     ):
         self.heads, self.tiled_mask_bug, self.dtype = heads, tiled_mask_bug, dtype

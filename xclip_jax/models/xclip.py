@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from xclip_jax import losses
 from xclip_jax.models import similarity
-from xclip_jax.models.clip import CLIP, normalize_pixels
+from xclip_jax.models.clip import CLIP
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.models.temporal import MeanP, SeqLSTM, SeqTransf, normalize, pool
-from xclip_jax.sharding import shard_batch
+from xclip_jax.sharding import gather, shard_batch
 
 
 class XCLIP(nnx.Module):
@@ -69,12 +69,12 @@ class XCLIP(nnx.Module):
 
     def encode_video(
         self,
-        video: UInt8[Array, "V F H W 3"] | Float[Array, "V F H W 3"],
+        video: UInt8[Array, "V K H W 3"] | Float[Array, "V K H W 3"],
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit video and frame features; frames are CLIP's own, before the temporal
         encoder (parity, SPEC 3.2)."""
-        frames = self.clip.visual(normalize_pixels(video, frame_mask))
+        frames = self.clip.encode_frames(video, frame_mask)
         pooled = pool(self.temporal(frames, frame_mask), frame_mask)
         return Video(shard_batch(pooled), shard_batch(normalize(frames)), frame_mask)
 
@@ -84,7 +84,7 @@ class XCLIP(nnx.Module):
         """Returns the scaled score of every text with every video (SPEC 3.3).
 
         With `columns`, that many videos are compared at a time: the [V, F, T, W] similarities of
-        all would not fit in memory.
+        all would not fit in memory. A gradient computes those of a tile again.
         """
         # Attention takes similarities in units of the temperature; the scale takes it out again.
         text = text._replace(
@@ -99,12 +99,19 @@ class XCLIP(nnx.Module):
         def compare(tile):
             return self._compare(query, text._replace(words=plain), words, *tile)
 
+        if columns is not None:
+            compare = jax.checkpoint(compare)
         scores = similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
         return shard_batch(scores)
 
-    def loss(self, text: Text, video: Video, key: jax.Array) -> Float[Array, ""]:
-        """Returns the training loss of a batch in which text i belongs to video i (SPEC 3.4)."""
-        return losses.symmetric(self.similarity(text, video))
+    def loss(
+        self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
+    ) -> Float[Array, ""]:
+        """Returns the training loss of a batch (SPEC 3.4); `same` as in `losses.symmetric`."""
+        pair = self.pair_floats(*text.mask.shape[1:], *video.mask.shape[1:])
+        columns = similarity.training_columns(len(text.mask), len(video.mask), pair)
+        # Each device compares its texts with all videos, whose frames are fewer than words.
+        return losses.symmetric(self.similarity(text, gather(video), columns=columns), same)
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""

@@ -1,0 +1,470 @@
+#!/bin/sh
+# shellcheck disable=SC2016  # words in single quotes with a dollar are for the workers' shell
+# Trains xclip_jax on a Cloud TPU slice, or on several, and keeps it training.
+#
+#   ./launch_tpu.sh [--dry-run] COMMAND [ARGUMENTS]
+#
+#   data      copy the shards in SHARDS to the bucket at DATA, the manifest last
+#   create    rent the slice, as TPU_CREATE says; a queued one is there when `status` says READY
+#   setup     install this clone on all its workers
+#   train     start training on all workers; ARGUMENTS go to `xclip-jax train`, --config.KEY=VALUE say;
+#             the same command again goes on where the run was, in the same WORKDIR
+#   watch     create, setup and train whenever that is needed, after a preemption for one, until
+#             WORKDIR/finished is there; ARGUMENTS as for train. Interrupting it leaves the run alone.
+#             `./launch_tpu.sh watch && ./launch_tpu.sh delete --yes` pays for nothing afterwards
+#   status    what the slice, the workers and the run are at
+#   logs      the end of a worker's log; --follow stays and shows what comes
+#   stop      let the run save and end (SIGTERM), which ends `watch` too; the slice stays, and costs
+#   delete    give the slice back; asks first, unless --yes. The bucket is not touched
+#
+#   --dry-run prints the commands that would be run, ready to paste, and runs none.
+#
+# Commands reach all workers at once, for which gcloud needs its key in the agent:
+#   ssh-add ~/.ssh/google_compute_engine
+#
+# Variables: export them, or write VARIABLE=value before the command.
+: "${TPU_NAME:=xclip}"          # the slice, and the queued resource
+: "${TPU_ZONE:=us-west4-a}"     # where it is
+: "${TPU_PROJECT:=}"            # the project that pays (gcloud's own)
+: "${TPU_TYPE:=v5litepod-16}"   # as gcloud names it: v4-32, v5litepod-64 (v5e), v5p-128, v6e-64
+: "${TPU_RUNTIME:=}"            # software of the workers (the one for TPU_TYPE)
+: "${TPU_CREATE:=on-demand}"    # on-demand, spot, queued or queued-spot
+: "${TPU_SLICES:=1}"            # slices of TPU_TYPE in one run; more than 1 have to be queued
+: "${CREATE_FLAGS:=}"           # more words for create: --reserved, --network=N --internal-ips
+: "${SSH_FLAGS:=}"              # more words for ssh and scp: --internal-ip
+: "${SHARDS:=}"                 # folder of shards here, or gs://, that `data` copies
+: "${DATA:=}"                   # where the shards are in the bucket: gs://BUCKET/shards/NAME
+: "${CONFIG:=}"                 # --config of the training: msrvtt:arch=vit_b16
+: "${WORKDIR:=}"                # --workdir of the run: gs://BUCKET/runs/NAME
+: "${SETUP_COMMAND:=true}"      # run on each worker after installing: xclip-jax download clip:ViT-B/16 --out .
+: "${PYTHON_VERSION:=3.12}"     # of the workers' environment, which uv fetches
+: "${REMOTE:=xclip_jax}"        # folder in the workers' home for environment, log and pid
+: "${NODE:=0}"                  # slice whose log `logs` shows
+: "${WORKER:=0}"                # worker whose log `logs` shows
+: "${POLL_SECONDS:=60}"         # between two looks of `watch`; after failures up to 32 times as long
+: "${WATCH_TRIES:=20}"          # attempts of `watch` without a new checkpoint before it gives up
+: "${STOP_SECONDS:=300}"        # that `stop` waits for the run to save
+: "${GCLOUD:=gcloud}"           # 'gcloud alpha' for SSH_FLAGS=--tunnel-through-iap
+# End of the help.
+
+set -euf
+HERE=$(cd "$(dirname "$0")" && pwd)
+ERRORS=/dev/null # becomes a file where a command's errors are looked at
+
+help() {
+  sed -n -e '/^# End of the help/q' -e 1,2d \
+    -e 's/^: "\${\([A-Z_]*\):=\(.*\)}" *# \(.*\)/  \1=\2|\3/' -e 's/^# \{0,1\}//' -e p "$0" |
+    awk -F '|' 'NF == 2 { printf "%-28s %s\n", $1, $2; next } { print }'
+}
+
+die() {
+  echo "launch_tpu.sh: $*" >&2
+  exit 1
+}
+
+say() { # what happens, with the time; in a dry run a comment among the commands
+  if [ "$DRY_RUN" ]; then echo "# $*"; else echo "$(date -u +%FT%TZ) $*"; fi >&3
+}
+
+quote() { # one word as a shell has to be given it
+  case $1 in
+    '' | *[!a-zA-Z0-9_./:=,@%+-]*)
+      quoted=$(printf %s. "$1" | sed "s/'/'\\\\''/g") # the dot keeps a newline at the end
+      printf "'%s'" "${quoted%.}"
+      ;;
+    *) printf %s "$1" ;;
+  esac
+}
+
+quote_all() { # a command line
+  quote "$1"
+  shift
+  for word; do
+    printf ' '
+    quote "$word"
+  done
+}
+
+run() { # prints a command, and runs it unless this is a dry run
+  [ "$DRY_RUN" ] || printf '+ ' >&3
+  { quote_all "$@" && echo; } >&3
+  [ "$DRY_RUN" ] || "$@"
+}
+
+ask() { # likewise for a question: its errors go to a file, and it is not announced
+  if [ "$DRY_RUN" ]; then run "$@"; else "$@" 2>"$ERRORS"; fi
+}
+
+tpus() { # HOW FAMILY VERB WORD...: gcloud compute tpus, in our zone and project
+  how=$1
+  shift
+  # shellcheck disable=SC2086
+  $how $GCLOUD compute tpus "$@" --zone="$TPU_ZONE" ${TPU_PROJECT:+--project="$TPU_PROJECT"}
+}
+
+storage() { # HOW WORD...: gcloud storage
+  how=$1
+  shift
+  # shellcheck disable=SC2086
+  $how $GCLOUD storage "$@"
+}
+
+on_workers() { # HOW WORKERS COMMAND: a command of their shell, by ssh
+  # shellcheck disable=SC2086
+  tpus "$1" $REACH ssh "$TPU_NAME" $2 $SSH_FLAGS --command="$3"
+}
+
+to_workers() { # FILE PLACE: copies a file to a place in the home of each
+  # shellcheck disable=SC2086
+  tpus run $REACH scp "$1" "$TPU_NAME:$2" $ALL $SSH_FLAGS
+}
+
+check_variables() { # COMMAND: all that is wrong, a line each
+  wrong=$(
+    is() { if printf '%s\n' "$2" | grep -Evq -- "$3"; then echo "$1=$2: expected $4"; fi; }
+    is TPU_NAME "$TPU_NAME" '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$' \
+      "small letters, digits and '-', a letter first"
+    is TPU_ZONE "$TPU_ZONE" '^[a-z]+-[a-z]+[0-9]+-[a-z0-9]+$' "a zone: us-west4-a, europe-west4-b"
+    is TPU_PROJECT "$TPU_PROJECT" '^([a-z0-9.:-]+)?$' "a project's id"
+    case $TPU_TYPE in
+      v5e[-:]*) echo "TPU_TYPE=$TPU_TYPE: gcloud calls v5e v5litepod; v5litepod-64 has 64 chips" ;;
+      *) is TPU_TYPE "$TPU_TYPE" '^v[0-9]+[a-z]*-[0-9]+$' "a type of gcloud's: v5litepod-64, v5p-128" ;;
+    esac
+    is TPU_CREATE "$TPU_CREATE" '^(on-demand|spot|queued|queued-spot)$' \
+      "on-demand, spot, queued or queued-spot"
+    for name in TPU_SLICES WATCH_TRIES; do
+      is $name "$(eval "echo \"\$$name\"")" '^[1-9][0-9]*$' "a number from 1"
+    done
+    for name in POLL_SECONDS STOP_SECONDS NODE; do
+      is $name "$(eval "echo \"\$$name\"")" '^[0-9]+$' "a number from 0"
+    done
+    is WORKER "$WORKER" '^([0-9]+|all)$' "a number from 0, or all"
+    is PYTHON_VERSION "$PYTHON_VERSION" '^3\.(1[1-9]|[2-9][0-9])(\.[0-9]+)?$' "3.11 or newer"
+    is REMOTE "$REMOTE" '^[a-zA-Z0-9_.][a-zA-Z0-9_./-]*$' "a folder in the home of the workers"
+    case $TPU_SLICES:$TPU_CREATE in
+      1:* | *[!0-9]*:* | *:queued*) ;;
+      *) echo "TPU_SLICES=$TPU_SLICES: only queued resources join slices; set TPU_CREATE=queued" ;;
+    esac
+    is DATA "$DATA" '^(gs://[^/]+/.+)?$' "gs://BUCKET/FOLDER"
+    is WORKDIR "$WORKDIR" '^(gs://[^/]+/.+)?$' \
+      "gs://BUCKET/FOLDER: all workers write there, and their disks go with a slice"
+    case $1 in
+      train | watch)
+        [ "$CONFIG" ] || echo "CONFIG is empty: set it to what --config gets, msrvtt say"
+        [ "$WORKDIR" ] || echo "WORKDIR is empty: set it to the run's folder, gs://BUCKET/runs/NAME"
+        ;;
+      data)
+        [ "$DATA" ] || echo "DATA is empty: set it to a folder in a bucket, gs://BUCKET/shards/NAME"
+        case $SHARDS in
+          gs://*) ;;
+          *) [ -f "$SHARDS/manifest.json" ] ||
+            echo "SHARDS=$SHARDS: expected a folder of shards, which has a manifest.json" ;;
+        esac
+        ;;
+    esac
+  )
+  [ -z "$wrong" ] || {
+    printf '%s\n' "$wrong" | sed 's/^/launch_tpu.sh: /' >&2
+    exit 2
+  }
+}
+
+derive_names() {
+  WORKDIR=${WORKDIR%/} DATA=${DATA%/} SHARDS=${SHARDS%/}
+  case $TPU_CREATE in queued*) FAMILY=queued-resources ;; *) FAMILY=tpu-vm ;; esac
+  case $TPU_CREATE in *spot) SPOT=--spot ;; *) SPOT= ;; esac
+  if [ "$TPU_SLICES" -gt 1 ]; then
+    REACH=queued-resources ALL='--node=all --worker=all' ONE="--node=$NODE --worker=$WORKER"
+    NODES=$(awk -v n="$TPU_SLICES" -v name="$TPU_NAME" 'BEGIN { while (i < n) print name "-" i++ }')
+  else
+    REACH=tpu-vm ALL=--worker=all ONE="--worker=$WORKER" NODES=$TPU_NAME
+  fi
+  [ "$TPU_RUNTIME" ] || case $TPU_TYPE in
+    v5lite*) TPU_RUNTIME=v2-alpha-tpuv5-lite ;;
+    v5p*) TPU_RUNTIME=v2-alpha-tpuv5 ;;
+    v6e*) TPU_RUNTIME=v2-alpha-tpuv6e ;;
+    *) TPU_RUNTIME=tpu-ubuntu2204-base ;;
+  esac
+  # A number used again after a reboot, or a process that is gone, has another command line.
+  ALIVE='grep -qs xclip-jax "/proc/$(cat train.pid 2>/dev/null)/cmdline"'
+  # One line a worker, of which `watch` knows the words. A run that has just ended gets the moment
+  # it takes to write its exit code down; one that a reboot ended has none.
+  REPORT="if ! cd $REMOTE 2>/dev/null || [ ! -e setup.done ]; then s=new; elif $ALIVE; then s=running;"
+  REPORT="$REPORT elif [ -e train.pid ] && [ ! -e train.exit ] && sleep 1 && false; then :;"
+  REPORT="$REPORT elif [ -e train.stopped ]; then s=stopped; elif [ -e train.exit ]; then"
+  REPORT="$REPORT s=\"ended with code \$(cat train.exit).\"; else s=idle; fi; echo \"\$(hostname): \$s\""
+}
+
+data() {
+  # As a build does it: what looks for shards finds none before all of them are there.
+  storage run rsync --recursive '--exclude=(.*/)?manifest\.json$' "$SHARDS" "$DATA" &&
+    storage run cp "$SHARDS/manifest.json" "$DATA/manifest.json"
+}
+
+create() {
+  # shellcheck disable=SC2086
+  case $FAMILY:$TPU_SLICES in
+    tpu-vm:*)
+      tpus run tpu-vm create "$TPU_NAME" --accelerator-type="$TPU_TYPE" --version="$TPU_RUNTIME" \
+        $SPOT $CREATE_FLAGS
+      ;;
+    *:1)
+      tpus run queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" \
+        --accelerator-type="$TPU_TYPE" --runtime-version="$TPU_RUNTIME" $SPOT $CREATE_FLAGS
+      ;;
+    *)
+      tpus run queued-resources create "$TPU_NAME" --node-count="$TPU_SLICES" \
+        --node-prefix="$TPU_NAME" --accelerator-type="$TPU_TYPE" \
+        --runtime-version="$TPU_RUNTIME" $SPOT $CREATE_FLAGS
+      ;;
+  esac
+}
+
+setup() {
+  package=$HERE/build/launch_tpu/xclip_jax.tgz
+  install="cd $REMOTE && if $ALIVE; then echo \"\$(hostname): training; stop it first\" >&2; exit 1; fi"
+  install="$install; rm -rf setup.done src && mkdir src && tar -xzf xclip_jax.tgz -C src"
+  # The workers' own Python is older than ours, hence uv; newer systems let pip not touch --user.
+  install="$install && PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv"
+  install="$install && python3 -m uv venv --quiet --allow-existing --python $PYTHON_VERSION .venv"
+  install="$install && python3 -m uv pip install --quiet --python .venv/bin/python"
+  install="$install --reinstall-package xclip_jax -c src/constraints.txt './src[tpu]' gcsfs"
+  install="$install && PATH=\"\$PWD/.venv/bin:\$PATH\" sh -c $(quote "$SETUP_COMMAND") && touch setup.done"
+  run mkdir -p "$HERE/build/launch_tpu" &&
+    run tar -czf "$package" --exclude=__pycache__ -C "$HERE" \
+      pyproject.toml constraints.txt README.md LICENSE xclip_jax configs data &&
+    on_workers run "$ALL" "mkdir -p $REMOTE" &&
+    to_workers "$package" "$REMOTE/xclip_jax.tgz" &&
+    on_workers run "$ALL" "$install"
+}
+
+train() { # WORD...: for xclip-jax train
+  words=$(quote_all train --distributed --config "$CONFIG" --workdir "$WORKDIR" \
+    ${DATA:+"--config.data.dir=$DATA"} "$@")
+  start="cd $REMOTE && [ -e setup.done ] || { echo \"\$(hostname): not set up\" >&2; exit 1; }"
+  start="$start; if $ALIVE; then echo \"\$(hostname): already running\"; exit 0; fi"
+  # What nohup does, for the shell too that waits to write the exit code down.
+  start="$start; rm -f train.pid train.exit train.stopped; (trap '' HUP; date;"
+  start="$start PYTHONUNBUFFERED=1 .venv/bin/xclip-jax $words & echo \$! >train.pid;"
+  start="$start wait \$!; echo \$? >train.exit) >>train.log 2>&1 </dev/null &"
+  start="$start until [ -s train.pid ]; do sleep 0.1; done; echo \"\$(hostname): started\""
+  on_workers run "$ALL" "$start"
+}
+
+stop() {
+  end="cd $REMOTE && touch train.stopped || exit 1; if $ALIVE; then kill -TERM \"\$(cat train.pid)\"; fi; n=0;"
+  end="$end while $ALIVE && [ \$n -lt $STOP_SECONDS ]; do sleep 1; n=\$((n+1)); done;"
+  end="$end if $ALIVE; then echo \"\$(hostname): still running after $STOP_SECONDS s\" >&2; exit 1;"
+  end="$end else echo \"\$(hostname): ended\"; fi"
+  on_workers run "$ALL" "$end"
+}
+
+logs() {
+  on_workers run "$ONE" "tail -n 100 $FOLLOW $REMOTE/train.log"
+}
+
+release() {
+  case $FAMILY in
+    tpu-vm) tpus run tpu-vm delete "$TPU_NAME" --quiet ;;
+    # With --force its slices go too.
+    *) tpus run queued-resources delete "$TPU_NAME" --force --quiet ;;
+  esac
+}
+
+delete() {
+  if [ -z "$DRY_RUN$YES" ]; then
+    printf 'Delete %s in %s, with what lies on its disks? [y/N] ' "$TPU_NAME" "$TPU_ZONE"
+    read -r answer || answer=
+    case $answer in y | Y | yes) ;; *) die "$TPU_NAME was not deleted." ;; esac
+  fi
+  release
+}
+
+describe() { # FAMILY NAME FIELD: sets STATE; fails where gcloud does for another reason than absence
+  if STATE=$(tpus ask "$1" describe "$2" --format="value($3)"); then
+    return 0
+  elif grep -Eiq 'not[_ ]found|404' "$ERRORS" && grep -Eq "/$2([^a-z0-9-]|\$)" "$ERRORS"; then
+    STATE=NOT_FOUND
+  else
+    cat "$ERRORS" >&2
+    return 1
+  fi
+}
+
+slice_state() { # sets STATE: READY if all is, else the first state that is not
+  if [ $FAMILY = queued-resources ]; then
+    describe queued-resources "$TPU_NAME" state.state || return 1
+    case $STATE in ACTIVE | '') ;; *) return 0 ;; esac
+  fi
+  for node in $NODES; do
+    describe tpu-vm "$node" state || return 1
+    case $FAMILY:$STATE in
+      queued-resources:NOT_FOUND) STATE=PREEMPTED ;; # the request is there, a slice is not
+    esac
+    case $STATE in READY | '') ;; *) return 0 ;; esac
+  done
+}
+
+is_finished() { # sets FINISHED to yes or no; fails where that cannot be told
+  if storage ask ls "$WORKDIR/finished" >/dev/null; then
+    FINISHED=yes
+  elif grep -q 'matched no objects' "$ERRORS"; then
+    FINISHED=no
+  else
+    cat "$ERRORS" >&2
+    return 1
+  fi
+}
+
+status() {
+  slice_state || exit 1
+  [ "$DRY_RUN" ] || echo "slice $TPU_NAME: $STATE"
+  case $STATE in
+    READY | '')
+      on_workers ask "$ALL" "$REPORT; [ ! -s train.log ] || tail -n 1 train.log" || {
+        cat "$ERRORS" >&2
+        exit 1
+      }
+      ;;
+  esac
+  if [ "$WORKDIR" ]; then
+    is_finished || exit 1
+    [ "$DRY_RUN" ] || echo "finished: $FINISHED"
+  fi
+}
+
+watch_once() { # WORD...: one look, at most one step; sets DID to waited, stepped, failed or ended
+  DID=failed
+  is_finished || return 0
+  if [ "$FINISHED" = yes ]; then
+    say "$WORKDIR/finished is there: the run is finished. \`delete\` gives the slice back."
+    DID=ended
+    return 0
+  fi
+  slice_state || return 0
+  case $STATE in
+    READY) ;;
+    NOT_FOUND)
+      say "there is no $TPU_NAME: creating it"
+      if create; then DID=stepped; fi
+      return 0
+      ;;
+    PREEMPTED | TERMINATED | SUSPENDED | FAILED)
+      say "$TPU_NAME is $STATE: deleting it and creating it anew"
+      if release && create; then DID=stepped; fi
+      return 0
+      ;;
+    STOPPED | HIDDEN) die "$TPU_NAME is $STATE, which someone did: start it, or delete it." ;;
+    *)
+      say "$TPU_NAME is $STATE: waiting"
+      DID=waited
+      return 0
+      ;;
+  esac
+  if ! workers=$(on_workers ask "$ALL" "$REPORT"); then
+    cat "$ERRORS" >&2
+    return 0
+  fi
+  # What ended before this watch began is no reason to end it: someone wants to go on.
+  case $begun$workers in
+    *': running'*) DID=waited begun=yes ;; # if only on some, theirs end soon for want of the others
+    yes*': stopped'*) die "the run was stopped by \`stop\`; \`train\` and \`watch\` go on with it." ;;
+    yes*'code 2.'*)
+      logs || true
+      die "the run refused its settings, as the log above says: nothing to try again."
+      ;;
+    *': new'*)
+      say "setting $TPU_NAME up"
+      if setup && train "$@"; then DID=stepped begun=yes; fi
+      ;;
+    *)
+      say "no training on $TPU_NAME: starting it"
+      printf '%s\n' "$workers"
+      if train "$@"; then DID=stepped begun=yes; fi
+      ;;
+  esac
+}
+
+count_try() { # a new checkpoint pays for all attempts before it
+  if now=$(storage ask ls "$WORKDIR/checkpoints/") && [ "$now" != "$saved" ]; then
+    saved=$now tries=0
+  fi
+  tries=$((tries + 1))
+  [ $tries -le "$WATCH_TRIES" ] ||
+    die "gave up after $WATCH_TRIES attempts without a new checkpoint in $WORKDIR; see status and logs."
+}
+
+watch() { # WORD...: for xclip-jax train
+  exec </dev/null # nobody answers gcloud's questions here: it takes their defaults
+  tries=0 begun=
+  saved=$(storage ask ls "$WORKDIR/checkpoints/") || saved='' # there may be none yet
+  while :; do
+    watch_once "$@"
+    delay=$POLL_SECONDS
+    case $DID in
+      ended) return 0 ;;
+      stepped) count_try ;;
+      failed)
+        count_try
+        delay=$((POLL_SECONDS * (1 << (tries < 5 ? tries : 5))))
+        say "that failed; attempt $tries of $WATCH_TRIES; again in $delay s"
+        ;;
+    esac
+    sleep "$delay"
+  done
+}
+
+plan_watch() { # what `watch` runs, and when
+  say "every $POLL_SECONDS s: is the run finished, is the slice there, what do the workers do?"
+  is_finished
+  slice_state
+  on_workers ask "$ALL" "$REPORT"
+  say "where the slice was preempted (only the second where there is none):"
+  release
+  create
+  say "where the slice is new:"
+  setup
+  say "where it is new, or no training runs:"
+  train "$@"
+  say "after each of these, whether the attempts bring checkpoints:"
+  storage ask ls "$WORKDIR/checkpoints/"
+}
+
+DRY_RUN='' YES='' FOLLOW='' COMMAND=''
+for word; do
+  shift
+  case $word in
+    --dry-run) DRY_RUN=yes ;;
+    --yes) YES=yes ;;
+    --follow) FOLLOW=-F ;;
+    -h | --help)
+      help
+      exit 0
+      ;;
+    *)
+      if [ "$COMMAND" ]; then set -- "$@" "$word"; else COMMAND=$word; fi
+      ;;
+  esac
+done
+case $COMMAND in
+  data | create | setup | status | logs | stop | delete)
+    [ $# = 0 ] || die "$COMMAND takes no $1; see ./launch_tpu.sh --help"
+    ;;
+  train | watch) ;;
+  '') die "which command? ./launch_tpu.sh --help lists them." ;;
+  *) die "there is no command $COMMAND; see ./launch_tpu.sh --help" ;;
+esac
+check_variables "$COMMAND"
+derive_names
+if [ "$DRY_RUN" ]; then
+  exec 3>&1
+  [ "$COMMAND" != watch ] || COMMAND=plan_watch
+else
+  exec 3>&2
+  command -v "${GCLOUD%% *}" >/dev/null ||
+    die "GCLOUD=$GCLOUD: not found; install the Google Cloud CLI, or try --dry-run."
+  ERRORS=$(mktemp)
+  trap 'rm -f "$ERRORS"' EXIT
+  trap 'exit 130' INT TERM
+fi
+"$COMMAND" "$@"
