@@ -17,7 +17,9 @@ from typing import NoReturn
 from xclip_jax.distributed import GONE, LOST, leave
 
 # The first lines of the page that jax's C++ prints when it learns of a death.
-PAGE = re.compile(r"[EF]\d{4} .*(coordination_service|\bclient\.h:|distributed service)", re.S)
+PAGE = re.compile(
+    r"[EFW]\d{4} .*(coordination_service|preemption_sync_manager|\bclient\.h:|distributed service)"
+)
 
 
 def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> None:
