@@ -96,7 +96,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tiny_config_file
 
     params, losses = outcome(killed)
     expected_params, expected_losses = outcome(whole)
-    assert 0 < began < STEPS and began % SAVE_EVERY == 0
+    # The last of many kills may fall after the last save, while the end is evaluated.
+    assert 0 < began <= STEPS and began % SAVE_EVERY == 0
     for one, other in zip(params, expected_params, strict=True):
         np.testing.assert_array_equal(one, other)
     assert losses == expected_losses and len(losses) == STEPS

@@ -1,5 +1,7 @@
 """The layout rule, and that a layout changes no number."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,36 @@ def test_the_largest_divisible_dimension_is_split(shape, expected):
     layout = sharding.shard_params({"x": leaf}, mesh_of(2, 4))
 
     assert layout["x"].spec == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device: here a TPU chip of one of several slices."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+
+
+def test_of_several_slices_each_parameter_stays_inside_one():
+    chips = [Chip(i, i % 2, (i // 2 % 2, i // 4, 0)) for i in range(8)]  # 2x2 a slice, interleaved
+
+    mesh = sharding.make_mesh(2, chips)
+
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+    assert all(one.slice_index == other.slice_index for one, other in mesh.devices)
+    assert [row[0].slice_index for row in mesh.devices] == [0, 0, 1, 1]
+
+
+def test_a_parameter_shared_across_slices_is_refused():
+    chips = [Chip(i, i // 2) for i in range(8)]
+
+    with pytest.raises(ValueError, match=r"fsdp=4 does not divide the 2 devices of a slice \(4 of"):
+        sharding.make_mesh(4, chips)
 
 
 def test_with_one_share_everything_is_whole():

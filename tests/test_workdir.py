@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from xclip_jax import checkpoint, config_loader, models, workdir
+from xclip_jax import checkpoint, config_loader, models, remote, workdir
 
 POLICY = {"name": "clip4clip_1fps", "short_side": 64}
 MERGES = 3
@@ -218,3 +218,16 @@ def test_a_checkpoint_of_another_model_is_refused_by_parameter(tmp_path):
     assert f"the checkpoint in {tmp_path} is of another model" in first
     assert "  frame_logit_weight: (5, 5) in the checkpoint, (6, 6) in the model" in lines
     assert len(lines) == 11 and lines[-1] == "  ... and 6 more"  # 3 matrices, 13 of the head
+
+
+def test_a_run_in_a_bucket_has_the_same_files(vocab):
+    run = remote.place("memory://runs/a")
+
+    write(run, vocab, "seed=7", goes_on=False)
+    workdir.finish(run, 6, {"t2v/r1": 12.5})
+
+    assert remote.names(run) == {"config.json", "vocab.txt", "finished"}
+    assert json.loads((run / "finished").read_text()) == {"step": 6, "metrics": {"t2v/r1": 12.5}}
+    write(run, vocab, "seed=7")
+    with pytest.raises(ValueError, match=r"memory://runs/a holds a run .*\n  seed: 7 before, 8"):
+        write(run, vocab, "seed=8")

@@ -1,6 +1,7 @@
 """The command `xclip-jax train`, alone or as one of the processes of a run."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -92,6 +93,11 @@ def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> No
             clock=clock,
             **told,
         )
+    except FloatingPointError:
+        if where is not None:  # all of them have it: none may take the first to go for dead
+            with contextlib.suppress(Exception):
+                distributed.stop()
+        raise
     except preemption.Preempted as end:
         if jax.process_index() == 0:
             print(f"xclip-jax: {end}", flush=True)

@@ -111,8 +111,7 @@ class Reporter:
         self.say(f"step {step}/{self.total}  evaluated")
         self.say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
         self._write(step, scores, protocol=stands_for)
-        if self.writes:
-            self.lines.upload()
+        self.upload()
         self.since, self.waited = time.perf_counter(), 0.0
 
     def selected(self, scores: dict[str, float], stands_for: dict) -> None:
@@ -122,6 +121,10 @@ class Reporter:
         self.say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
         chosen = {f"selected/{name}": value for name, value in scores.items()}
         self._write(self.total, chosen, protocol=stands_for)
+        self.upload()
+
+    def upload(self) -> None:
+        """Writes what metrics.jsonl lacks of the lines, which in a bucket come by the minute."""
         if self.writes:
             self.lines.upload()
 

@@ -17,7 +17,9 @@ from typing import NoReturn
 from xclip_jax.distributed import GONE, LOST, leave
 
 # The first lines of the page that jax's C++ prints when it learns of a death.
-PAGE = re.compile(r"[EF]\d{4} .*(coordination_service|\bclient\.h:|distributed service)", re.S)
+PAGE = re.compile(
+    r"[EFW]\d{4} .*(coordination_service|preemption_sync_manager|\bclient\.h:|distributed service)"
+)
 
 
 def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> None:
@@ -59,15 +61,15 @@ def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> Non
 def _work(work: Callable[[], None], answer: Callable[[BaseException], int]) -> NoReturn:
     """Does the child's work and ends it, by `leave` in every case."""
     try:
+        work()
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    except BaseException as error:
         try:
-            work()
-        except SystemExit:
-            raise
-        except BaseException as error:
             leave(answer(error))
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        leave(1)
+        except BaseException:  # a fault of ours, to be seen in full
+            sys.excepthook(*sys.exc_info())
+            leave(1)
     leave(0)
 
 

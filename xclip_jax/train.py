@@ -202,6 +202,7 @@ def train_and_evaluate(
                 reporter.selected(scores, stands_for)
         except preemption.Asked:
             save(step, None)
+            reporter.upload()
             checkpoint.wait(checkpointer)
             raise preemption.Preempted(step) from None
         finally:

@@ -9,7 +9,7 @@ import threading
 import time
 
 import jax
-from jax._src import distributed as runtime
+from jax._src import distributed as runtime  # jax has no public way to the coordinator's store
 
 from xclip_jax.distributed import LOST, leave
 
@@ -35,13 +35,15 @@ class Watch:
     def _look(self) -> None:
         client = runtime.global_state.client
         mine = f"{FOLDER}{jax.process_index()}"
-        while (waited := time.monotonic() - self.at) < self.timeout:
-            client.key_value_set(mine, str(self.count), allow_overwrite=True)
-            time.sleep(min(1.0, self.timeout / 4))
-        counts = {
-            int(key.rpartition("/")[2]): int(n) for key, n in client.key_value_dir_get(FOLDER)
-        }
-        behind = [process for process, n in counts.items() if n == min(counts.values())]
+        try:
+            while (waited := time.monotonic() - self.at) < self.timeout:
+                client.key_value_set(mine, str(self.count), allow_overwrite=True)
+                time.sleep(min(1.0, self.timeout / 4))
+            told = client.key_value_dir_get(FOLDER)
+        except RuntimeError:
+            return  # the coordinator is gone or all are done, which the main thread tells
+        counts = {int(key.rpartition("/")[2]): int(count) for key, count in told}
+        behind = [process for process, count in counts.items() if count == min(counts.values())]
         print(
             f"xclip-jax: no movement for {waited:.0f} s while {self.doing}; furthest behind:"
             f" process {', '.join(map(str, sorted(behind)))} of {jax.process_count()}. Nothing is"

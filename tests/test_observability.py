@@ -1,0 +1,78 @@
+"""What a run tells of itself beside its losses: speed, start-up, epochs, a trace."""
+
+import json
+
+import jax
+import pytest
+
+from xclip_jax import profiling, startup, throughput, train, workdir
+
+
+def test_reports_tell_speed_a_chip_and_lines_tell_epochs_and_start_up(
+    tiny_config, tmp_path, capsys
+):
+    tiny_config.epochs, tiny_config.batch_size = 2.0, 40  # two epochs of three steps
+    tiny_config.report_every_steps = 1
+
+    train.train_and_evaluate(tiny_config, tmp_path, profile="2:4")
+
+    said = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "train/loss" in line:
+            videos = line["train/steps_per_second"] * 40 / jax.device_count()
+            assert line["train/videos_per_second_per_chip"] == pytest.approx(videos)
+            assert 0 <= line["train/data_wait"] <= 1 and "train/mfu" not in line  # a CPU
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    epochs = [line for line in lines if "epoch" in line]
+    assert [(line["epoch"], line["step"], line["epoch/steps"]) for line in epochs] == [
+        (1, 3, 3),
+        (2, 6, 3),
+    ]
+    assert epochs[1]["epoch/loss"] == pytest.approx(sum(losses[3:]) / 3)
+    assert "epoch 2/2  mean loss" in said and "start-up " in said and "first step, compiled" in said
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("steps", ["3", "5:5", "7:2", "a:b", "-1:4"])
+def test_a_window_that_is_none_is_refused(steps, tmp_path):
+    with pytest.raises(ValueError, match=f"--profile {steps}: expected START:STOP"):
+        profiling.Window(steps, tmp_path)
+
+
+def test_start_up_is_split_into_parts_that_add_up(monkeypatch):
+    now = 5.0
+    monkeypatch.setattr(startup.time, "perf_counter", lambda: now)
+    clock = startup.Clock()
+    for name, seconds in (("imports", 1.5), ("data", 0.25), ("imports", 0.5)):
+        now += seconds
+        clock.mark(name)
+
+    assert clock.line() == "start-up 2.2 s: imports 2.0, data 0.2"
+
+
+class Device:
+    """What `throughput` asks of a device."""
+
+    def __init__(self, kind: str, platform: str, stats: dict | None):
+        self.device_kind, self.platform, self.stats = kind, platform, stats
+
+    def memory_stats(self):
+        return self.stats
+
+
+def test_mfu_and_memory_are_those_of_the_chip(tiny_config, monkeypatch):
+    half = {"peak_bytes_in_use": 8, "bytes_limit": 16}
+    chips = [Device("TPU v5e", "tpu", half), Device("TPU v5e", "tpu", None)]
+    monkeypatch.setattr(jax, "devices", lambda: chips)
+    monkeypatch.setattr(jax, "local_devices", lambda: chips)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    sizes = workdir.model_sizes(tiny_config, 300)
+
+    rates = throughput.Rates(tiny_config, sizes)
+    told = rates.of(10.0)
+
+    assert told["train/videos_per_second_per_chip"] == 40  # 8 pairs, 10 times a second, 2 chips
+    assert told["train/mfu"] == pytest.approx(10 * rates.flops / 197e12)
+    assert told["train/hbm_peak"] == 0.5
+    assert throughput.words(told).startswith("40 videos/s/chip  MFU ")
