@@ -15,7 +15,7 @@ import jax
 import measure
 import numpy as np
 
-from xclip_jax import evaluate, flops, models
+from xclip_jax import evaluate, flops, models, scoring
 from xclip_jax.models.similarity import Text, Video
 
 EMBED = 512  # of ViT-B/32 and B/16
@@ -68,10 +68,10 @@ def run(args) -> None:
 
     def score(count: int) -> np.ndarray:
         first = jax.tree.map(lambda x: x[:count], text)
-        return evaluate.score(encoders, params, first, video, progress=False)
+        return scoring.score(encoders, params, first, video, progress=False)
 
     floats = encoders.pair_floats(params, args.words, args.frames)
-    tile, _ = evaluate.tile_shape(rows, args.videos, floats)
+    tile, _ = scoring.tile_shape(rows, args.videos, floats)
     _, first = measure.timed(score, tile)
     _, second = measure.timed(score, tile)
     timings = [measure.timed(score, rows) for _ in range(args.repeats)]

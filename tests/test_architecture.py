@@ -68,7 +68,17 @@ MAY_IMPORT = {
 # Those on top: each may import all of the above but data, and those on top before it.
 ON_TOP = (
     *("config_loader", "holdout", "protocol", "workdir", "transfer"),
-    *("gather", "evaluate", "progress", "gradient_cache", "train_step", "train", "search", "plan"),
+    *(
+        "gather",
+        "scoring",
+        "evaluate",
+        "progress",
+        "gradient_cache",
+        "train_step",
+        "train",
+        "search",
+        "plan",
+    ),
 )
 COMMANDS = (
     "report",

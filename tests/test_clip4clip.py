@@ -12,7 +12,7 @@ from spec17 import block, fill, grid
 from test_golden import GOLDEN, load
 from test_sharding import mesh_of
 
-from xclip_jax import convert, evaluate, losses, models, sharding
+from xclip_jax import convert, losses, models, scoring, sharding
 from xclip_jax.models import clip4clip, cross
 from xclip_jax.models.similarity import Text, Video
 
@@ -341,12 +341,12 @@ def test_training_memory_grows_with_the_batch_and_not_with_its_square(monkeypatc
 
 
 def test_scoring_4917_texts_by_4917_videos_of_64_frames_fits_in_4_gib(monkeypatch):
-    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", evaluate.TILE_ELEMENTS_ACCELERATOR)
+    monkeypatch.setitem(scoring.TILE_ELEMENTS, "cpu", scoring.TILE_ELEMENTS_ACCELERATOR)
     sizes = {"embed_dim": 512, "context_length": 65, "max_frames": 64, "temporal_layers": 4}
     graphdef, abstract = create("tightTransf", **sizes)
     encoders = evaluate.make_encoders(graphdef)
     floats = encoders.pair_floats(abstract, 32, 64)
-    rows, columns = evaluate.tile_shape(4917, 4917, floats)
+    rows, columns = scoring.tile_shape(4917, 4917, floats)
 
     def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype)

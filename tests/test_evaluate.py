@@ -6,7 +6,7 @@ import pytest
 import tiny
 from flax import nnx
 
-from xclip_jax import evaluate, frames, workdir
+from xclip_jax import evaluate, frames, scoring, workdir
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.records import Shards
 
@@ -51,10 +51,10 @@ def test_tiled_scores_equal_one_direct_call(monkeypatch, pairs):
     text, video = features(graphdef, params, texts=5, videos=7)
     direct = jax.jit(nnx.merge(graphdef, params).similarity)(text, video)
     monkeypatch.setitem(
-        evaluate.TILE_ELEMENTS, "cpu", pairs * tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
+        scoring.TILE_ELEMENTS, "cpu", pairs * tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
     )
 
-    tiled = evaluate.score(evaluate.make_encoders(graphdef), params, text, video, progress=False)
+    tiled = scoring.score(evaluate.make_encoders(graphdef), params, text, video, progress=False)
 
     assert tiled.shape == (5, 7) and tiled.dtype == np.float32
     # Scores are logits of tens, so a float32 has 1e-5 of them.
@@ -66,7 +66,7 @@ def test_texts_in_parts_of_any_size_score_what_all_at_once_score(monkeypatch, si
     graphdef, params = tiny.create()[0], tiny.params()
     text, video = features(graphdef, params, texts=11, videos=7)
     pair = tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
-    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", 9 * pair)
+    monkeypatch.setitem(scoring.TILE_ELEMENTS, "cpu", 9 * pair)
     encoders = evaluate.make_encoders(graphdef)
     ends = np.cumsum(sizes)
     parts = [
@@ -74,8 +74,8 @@ def test_texts_in_parts_of_any_size_score_what_all_at_once_score(monkeypatch, si
         for size, end in zip(sizes, ends, strict=True)
     ]
 
-    whole = evaluate.score(encoders, params, text, video, progress=False)
-    streamed = evaluate.score_stream(
+    whole = scoring.score(encoders, params, text, video, progress=False)
+    streamed = scoring.score_stream(
         encoders, params, iter(parts), video, texts=text.mask.shape, progress=False
     )
 
@@ -87,8 +87,8 @@ def test_no_more_texts_are_encoded_than_the_next_tile_takes(monkeypatch, batch_s
     graphdef, params = tiny.create()[0], tiny.params()
     _, video = features(graphdef, params, texts=2, videos=7)
     pair = tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
-    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", 9 * pair)
-    rows, _ = evaluate.tile_shape(50, 7, pair)
+    monkeypatch.setitem(scoring.TILE_ELEMENTS, "cpu", 9 * pair)
+    rows, _ = scoring.tile_shape(50, 7, pair)
     encoders = evaluate.make_encoders(graphdef)
     waiting, most = 0, 0
 
@@ -112,7 +112,7 @@ def test_no_more_texts_are_encoded_than_the_next_tile_takes(monkeypatch, batch_s
         tiny.SIZES["max_words"],
         batch_size=batch_size,
     )
-    evaluate.score_stream(
+    scoring.score_stream(
         watched, params, parts, video, texts=(50, tiny.SIZES["max_words"]), progress=False
     )
 
@@ -121,21 +121,21 @@ def test_no_more_texts_are_encoded_than_the_next_tile_takes(monkeypatch, batch_s
 
 @pytest.mark.parametrize("texts, videos", [(1, 1), (3, 1), (1, 5000), (4917, 4917), (59_800, 2990)])
 @pytest.mark.parametrize("elements", [1, 32 * 12, 64 * 64, 77 * 500, 2**30])
-@pytest.mark.parametrize("budget", [evaluate.TILE_ELEMENTS["cpu"], 2**26])
+@pytest.mark.parametrize("budget", [scoring.TILE_ELEMENTS["cpu"], 2**26])
 def test_a_tile_keeps_within_the_budget(monkeypatch, texts, videos, elements, budget):
-    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", budget)
+    monkeypatch.setitem(scoring.TILE_ELEMENTS, "cpu", budget)
 
-    rows, columns = evaluate.tile_shape(texts, videos, elements)
+    rows, columns = scoring.tile_shape(texts, videos, elements)
 
     assert 1 <= rows <= texts and 1 <= columns <= videos
     assert rows * columns * elements <= max(budget, elements)  # one pair is the least there is
 
 
 @pytest.mark.parametrize(
-    "budget", [evaluate.TILE_ELEMENTS["cpu"], evaluate.TILE_ELEMENTS_ACCELERATOR]
+    "budget", [scoring.TILE_ELEMENTS["cpu"], scoring.TILE_ELEMENTS_ACCELERATOR]
 )
 def test_4917_texts_by_4917_videos_of_64_words_and_frames_fit_in_4_gib(monkeypatch, budget):
-    monkeypatch.setitem(evaluate.TILE_ELEMENTS, "cpu", budget)
+    monkeypatch.setitem(scoring.TILE_ELEMENTS, "cpu", budget)
     graphdef, params = tiny.create(
         embed_dim=512,
         text_width=64,
@@ -144,7 +144,7 @@ def test_4917_texts_by_4917_videos_of_64_words_and_frames_fit_in_4_gib(monkeypat
         max_words=64,
         max_frames=64,
     )
-    rows, columns = evaluate.tile_shape(4917, 4917, 64 * 64)
+    rows, columns = scoring.tile_shape(4917, 4917, 64 * 64)
     videos = 4917
 
     def array(*shape, dtype=np.float32):

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xclip_jax import evaluate, metrics, report, train, workdir
+from xclip_jax import evaluate, metrics, report, scoring, train, workdir
 from xclip_jax.configs import shapes
 from xclip_jax.data import synthetic
 from xclip_jax.data.build import build
@@ -107,7 +107,7 @@ def ask(out: Path, queries: list[tuple[str, str]]) -> dict[str, list[report.Answ
         max_words=trained.intake.max_words,
         batch_size=len(queries),
     )
-    scores = evaluate.score(encoders, trained.params, text, video, progress=False)
+    scores = scoring.score(encoders, trained.params, text, video, progress=False)
     answers = {}
     for (query, right), row in zip(queries, scores, strict=True):
         best = np.argsort(-row, kind="stable")[:SHOWN]

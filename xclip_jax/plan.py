@@ -24,6 +24,7 @@ from xclip_jax import (
     optimizer,
     protocol,
     roofline,
+    scoring,
     sharding,
     traced_flops,
     train,
@@ -269,7 +270,7 @@ def _evaluation(config, sizes: dict, graphdef, state, topology: Topology, mesh) 
     texts = videos = EVALUATED
     platform = topology.devices[0].platform
     elements = encoders.pair_floats(params, words, frames)
-    rows, columns = evaluate.tile_shape(texts, videos, elements, platform)
+    rows, columns = scoring.tile_shape(texts, videos, elements, platform)
     plain = jax.ShapeDtypeStruct
     text = jax.eval_shape(encoders.text, params, batch["tokens"], batch["token_mask"])
     video = jax.eval_shape(encoders.video, params, batch["video"], batch["frame_mask"])

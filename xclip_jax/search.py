@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import evaluate, frame_policy, frames, video
+from xclip_jax import evaluate, frame_policy, frames, scoring, video
 from xclip_jax.workdir import Trained
 
 SUFFIXES = {
@@ -86,7 +86,7 @@ def search(
         max_words=trained.intake.max_words,
         batch_size=min(len(queries), trained.config.eval_batch_size),
     )
-    scores = evaluate.score(encoders, trained.params, text, index.features, progress=False)
+    scores = scoring.score(encoders, trained.params, text, index.features, progress=False)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return [
         [(index.paths[j], float(row[j])) for j in order]
