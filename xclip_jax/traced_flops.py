@@ -26,6 +26,8 @@ def count(jaxpr) -> int:
                 total += equation.params["length"] * count(equation.params["jaxpr"])
             case "while":
                 total += _rounds(equation) * count(equation.params["body_jaxpr"])
+            case "shard_map":  # what each device does
+                total += equation.params["mesh"].size * count(equation.params["jaxpr"])
             case "cond":
                 total += max(count(branch) for branch in equation.params["branches"])
             case _:
