@@ -20,6 +20,10 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install '.[plan]'"
 )
 GIB = 2**30
+# Two to three minutes a program on two cores, too long for every change.
+takes_minutes = pytest.mark.skipif(
+    "XCLIP_JAX_AOT" not in os.environ, reason="takes ten minutes: set XCLIP_JAX_AOT=1"
+)
 PROTOTYPE_GIB = {"ViT-B/16": 6.8, "ViT-B/32": 12.0, "ViT-L/14": 24.6}
 
 
@@ -36,6 +40,7 @@ def planned(tmp_path_factory):
     return facts
 
 
+@takes_minutes
 @pytest.mark.parametrize("line", scaling.LINES[:3], ids=lambda line: line.name.replace("/", ""))
 def test_the_step_fits_and_takes_no_more_than_the_prototype(line, planned):
     step = planned(line)["step"]
@@ -44,6 +49,7 @@ def test_the_step_fits_and_takes_no_more_than_the_prototype(line, planned):
     assert step["memory"]["temp"] / GIB <= PROTOTYPE_GIB[line.name]
 
 
+@takes_minutes
 def test_32_times_the_chips_send_little_more_each(planned):
     """Weak scaling: 32 pairs a chip. Not counted is what no program can do without: every chip
     gets the frame and video features of the whole batch once, and sends their gradients back."""

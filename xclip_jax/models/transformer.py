@@ -63,7 +63,6 @@ class Block(nnx.Module):
         epsilon: float,
         activation: str,
         dtype,
-        remat: str,
         rngs: nnx.Rngs,
     ):
         if width % heads:
@@ -71,7 +70,7 @@ class Block(nnx.Module):
                 f"width={width} is not a multiple of heads={heads}; CLIP uses"
                 f" heads = width // 64 (here {width // 64})."
             )
-        self.heads, self.activation, self.remat = heads, activation, remat
+        self.heads, self.activation = heads, activation
         # CLIP's own initialisation: residual branches shrink with depth.
         residual = nnx.initializers.normal(width**-0.5 * (2 * layers) ** -0.5)
         attention = nnx.initializers.normal(width**-0.5)
@@ -106,9 +105,7 @@ class Block(nnx.Module):
         q, k, v = qkv[:, :first, 0], qkv[:, :, 1], qkv[:, :, 2]
         x = x[:, :first].reshape(-1, d)
         bias = None if bias is None else bias[:, :, :first]
-        # The scores need not be there while the way back goes through the MLP, which comes first.
-        attend = jax.checkpoint(attention) if self.remat == "full" else attention
-        x = x + self.out_proj(attend(q, k, v, bias).reshape(-1, d))
+        x = x + self.out_proj(attention(q, k, v, bias).reshape(-1, d))
         h = self.c_fc(self.ln_2(x))
         return (x + self.c_proj(activate(h, self.activation))).reshape(b, -1, d)
 
@@ -144,7 +141,6 @@ class Transformer(nnx.Module):
                 epsilon=epsilon,
                 activation=activation,
                 dtype=dtype,
-                remat=remat,
                 rngs=nnx.Rngs(key),
             )
         )(keys)
