@@ -12,7 +12,7 @@ from spec17 import block, fill, grid
 from test_golden import GOLDEN, load
 from test_sharding import mesh_of
 
-from xclip_jax import convert, losses, models, scoring, sharding
+from xclip_jax import convert, evaluate, losses, models, scoring, sharding
 from xclip_jax.models import clip4clip, cross
 from xclip_jax.models.similarity import Text, Video
 

@@ -97,6 +97,7 @@ def test_a_plan_for_a_tpu_says_whether_it_fits_how_fast_and_at_what_cost(tmp_pat
     assert facts["run"]["cost"]["worst"] == pytest.approx(8 * 1.5 * hours)
 
 
+@takes_minutes
 def test_two_slices_send_over_the_network_between_them(tmp_path):
     plan(
         *SMALL,

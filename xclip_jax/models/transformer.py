@@ -157,15 +157,11 @@ class Transformer(nnx.Module):
         def body(x, block):
             return shard_batch(block(x, bias)), None
 
-        def end(x, block):
-            return shard_batch(block(x, bias, first=first))
-
-        if self.remat == "dots":
+        if self.remat != "none":
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            body = jax.checkpoint(body, policy=dots)
-        elif self.remat == "full":
-            body, end = jax.checkpoint(body), jax.checkpoint(end)
+            body = jax.checkpoint(body, policy=dots if self.remat == "dots" else None)
         if first is None:
             return jax.lax.scan(body, x, self.blocks)[0]
         x, _ = jax.lax.scan(body, x, jax.tree.map(lambda p: p[:-1], self.blocks))
-        return end(x, jax.tree.map(lambda p: p[-1], self.blocks))
+        last = jax.tree.map(lambda p: p[-1], self.blocks)
+        return shard_batch(last(x, bias, first=first))
