@@ -80,6 +80,7 @@ def plan(*words: str) -> str:
     return done.stdout
 
 
+@takes_minutes
 def test_a_plan_for_a_tpu_says_whether_it_fits_how_fast_and_at_what_cost(tmp_path):
     said = plan(
         *SMALL,

@@ -207,6 +207,7 @@ ticks.wait()
 """
 
 
+@pytest.mark.skipif(KILLS == 1, reason="hangs on time: set XCLIP_JAX_KILLS=5")
 def test_a_process_that_hangs_is_told_apart_and_the_run_ends():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
