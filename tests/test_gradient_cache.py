@@ -47,22 +47,21 @@ def functions(graphdef):
     return encode, loss
 
 
-def gradients(graphdef, params, *, micro_batch, devices, fsdp=1):
-    """Returns loss and gradient, by caching or, without a micro-batch, in one pass."""
+def value_and_grad(graphdef, micro_batch: int):
+    """Returns (params, batch) -> (loss, gradient), by caching where there is a micro-batch."""
     encode, loss = functions(graphdef)
-    mesh = mesh_of(devices, fsdp)
+    if micro_batch:
+        cached = gradient_cache.value_and_grad
+        return functools.partial(cached, encode, loss, micro_batch=micro_batch)
+    return lambda params, batch: jax.value_and_grad(lambda p: loss(p, encode(p, batch)))(params)
+
+
+def gradients(graphdef, params, *, micro_batch, devices, fsdp=1):
+    """Returns loss and gradient of the batch."""
+    run, mesh = value_and_grad(graphdef, micro_batch), mesh_of(devices, fsdp)
     with jax.set_mesh(mesh):
         params = jax.device_put(params, sharding.shard_params(params, mesh))
         batch = sharding.to_global(batch_of(BATCH), mesh)
-        if micro_batch:
-            run = functools.partial(
-                gradient_cache.value_and_grad, encode, loss, micro_batch=micro_batch
-            )
-        else:
-
-            def run(params, batch):
-                return jax.value_and_grad(lambda p: loss(p, encode(p, batch)))(params)
-
         return jax.device_get(jax.jit(run)(params, batch))
 
 
@@ -158,25 +157,14 @@ SIZES = tiny.SIZES | {
 
 def temporaries(batch: int, micro_batch: int) -> int:
     """Returns the bytes of temporaries a device of eight needs for the gradient."""
-    sizes = SIZES
-    graphdef, abstract = models.create("xclip", **sizes)
-    encode, loss = functions(graphdef)
-    mesh = mesh_of(8, 1)
+    graphdef, abstract = models.create("xclip", **SIZES)
+    run, mesh = value_and_grad(graphdef, micro_batch), mesh_of(8, 1)
     with jax.set_mesh(mesh):
         spread = jax.sharding.NamedSharding(mesh, sharding.BATCH)
         inputs = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype, sharding=spread),
-            batch_of(8, sizes),
+            batch_of(8, SIZES),
         )
-        if micro_batch:
-            run = functools.partial(
-                gradient_cache.value_and_grad, encode, loss, micro_batch=micro_batch
-            )
-        else:
-
-            def run(params, batch):
-                return jax.value_and_grad(lambda p: loss(p, encode(p, batch)))(params)
-
         compiled = jax.jit(run).lower(abstract, inputs).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

@@ -109,6 +109,18 @@ def test_the_batches_of_two_hosts_make_the_batch_of_one(train_shards, words, mon
             np.testing.assert_array_equal(both[name], np.concatenate([low[name], high[name]]))
 
 
+def test_a_host_without_videos_has_batches_of_the_same_shapes(train_shards, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    most, seen = max(len(record.frames) for record in train_shards), []
+    intake = INTAKE._replace(max_frames=20, encoded_frames=most)
+    for host in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        [(pixels, mask, captions)] = input.videos(train_shards, intake, batch_size=48)
+        seen.append((len(captions), pixels.shape[1:], mask.shape[1:]))
+
+    assert seen == [(PAIRS, (most, 32, 32, 3), (20,)), (0, (most, 32, 32, 3), (20,))]
+
+
 def test_shuffled_frames_do_not_hang_on_the_number_of_hosts(train_shards, words, monkeypatch):
     intake = INTAKE._replace(train_frame_order=2, frame_jitter=True)
     (whole,) = take(stream(train_shards, words, intake=intake), 1)

@@ -33,7 +33,9 @@ def lines_with(folder, key: str) -> list[dict]:
     return [line for line in lines if key in line]
 
 
-@pytest.mark.parametrize(("stop_while", "step"), [("at step 3", 3), ("evaluating step 4", 4)])
+@pytest.mark.parametrize(
+    ("stop_while", "step"), [("at step 3", 3), ("evaluating step 4", 4), ("evaluating step 6", 6)]
+)
 def test_a_run_that_was_asked_to_stop_saves_and_goes_on_to_the_same_end(
     run, tiny_config, tmp_path, capsys, stop_while, step
 ):

@@ -40,6 +40,11 @@ class Intake(NamedTuple):
     encoded_frames: int = 0
 
     @property
+    def encoded(self) -> int:
+        """How many frames of a video there are pixels of."""
+        return min(self.encoded_frames or self.max_frames, self.max_frames)
+
+    @property
     def training(self) -> Sampling:
         """Which of a video's stored frames to train on."""
         return Sampling(
@@ -190,8 +195,8 @@ def videos(
     )
     square = (intake.image_size, intake.image_size, 3)
     for _ in range(-(-len(mine) // local), -(-len(shards) // batch_size)):
-        shape = (0, intake.max_frames)
-        yield np.zeros(shape + square, np.uint8), np.zeros(shape, bool), []
+        pixels = np.zeros((0, intake.encoded, *square), np.uint8)
+        yield pixels, np.zeros((0, intake.max_frames), bool), []
 
 
 def own_videos(count: int, *, batch_size: int, host: int | None = None) -> np.ndarray:
@@ -217,7 +222,7 @@ def load_frames(
     """
     most = intake.max_frames
     chosen = frame_policy.choose(len(jpegs), sampling, stored=stored, most=most, rng=rng)
-    encoded = min(intake.encoded_frames or most, most)
+    encoded = intake.encoded
     if len(chosen) > encoded:
         raise ValueError(
             f"a video has {len(chosen)} frames to encode, more than config.data.encoded_frames="

@@ -62,9 +62,9 @@ def shard_params(abstract, mesh: Mesh):
 def shard_batch(x: jax.Array) -> jax.Array:
     """Keeps the leading axis of an activation spread over the mesh, where one is set.
 
-    Models call this at four places (embeddings, block outputs, features, scores), and
-    `compare_all` where the features of texts and videos meet; it is what
-    stops the partitioner from gathering activations instead of weights.
+    Models call this at four places (embeddings, block outputs, features, scores), and `compare_all`
+    where the features of texts and videos meet; it is what stops the partitioner from gathering
+    activations instead of weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[0] % mesh.size:
