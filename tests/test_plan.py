@@ -39,6 +39,15 @@ def planned(*words: str) -> None:
     cli.main(["plan", "--config", "shapes", *TINY, *map(str, words)])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Leaves the environment as it was: a plan sets what jax and libtpu read when they start."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def facts() -> dict:
     """The facts of a step of 24 pairs on eight devices, two of which share each parameter."""
@@ -122,11 +131,11 @@ def test_a_batch_that_chips_cannot_share_is_refused_in_one_line(capsys):
     ("words", "message"),
     [
         (
-            ["--topology", "v5e-8,cpu:8,cpu:0"],
-            "--topology v5e-8,cpu:0: expected a TPU like v5e:8x8",
+            ["--topology", "v5e-8,cpu:8,cpu:0,cpu:2049"],
+            "--topology v5e-8,cpu:0,cpu:2049: expected a TPU like v5e:8x8",
         ),
         (["--topology", "cpu:8", "--batch-size", "8,x"], "--batch-size x: expected whole numbers"),
-        (["--topology", "cpu:4096"], "this process has 8 fake devices already"),
+        (["--topology", "cpu:2048"], "this process has 8 fake devices already"),
     ],
     ids=["topology", "batch", "too late"],
 )

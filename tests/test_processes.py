@@ -70,10 +70,7 @@ class Group:
             self.members.append(
                 subprocess.Popen(
                     [sys.executable, "-c", PROGRAM, log, *command, *(place * (processes > 1))],
-                    # Of their own: a program kept by one process of several can be taken for that
-                    # of a process alone.
-                    env=os.environ
-                    | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": f"{workdir}-cache"},
+                    env=os.environ | {"XLA_FLAGS": flags},
                     stdout=subprocess.PIPE if i == 0 else subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -15,6 +15,7 @@ from jax.experimental import topologies
 from xclip_jax import chips
 
 EXPECTED = "expected a TPU like v5e:8x8, slices of it like v5e:8x8:2, or fake devices like cpu:8"
+FAKE = 2048  # XLA takes a CPU device of a higher number for one of another process
 # v4 has two cores a chip that a program sees as one device only in this configuration.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
 
@@ -45,7 +46,7 @@ def prepare(names: list[str]) -> None:
     """
     parsed = {name: _parse(name) for name in names}
     if wrong := [name for name, parts in parsed.items() if parts is None]:
-        raise ValueError(f"--topology {','.join(wrong)}: {EXPECTED}.")
+        raise ValueError(f"--topology {','.join(wrong)}: {EXPECTED} (to cpu:{FAKE}).")
     fake = max((parts[1][0] for parts in parsed.values() if parts[0] == "cpu"), default=0)
     flags = os.environ.get("XLA_FLAGS", "")
     given = re.search(r"host_platform_device_count=(\d+)", flags)
@@ -96,7 +97,8 @@ def get(name: str) -> Topology:
 
 
 def _parse(name: str) -> tuple[str, tuple[int, ...], int] | None:
-    if fake := re.fullmatch(r"cpu:([1-9]\d*)", name):
+    fake = re.fullmatch(r"cpu:([1-9]\d{0,3})", name)
+    if fake and int(fake[1]) <= FAKE:
         return "cpu", (int(fake[1]),), 1
     if tpu := re.fullmatch(r"(v\d+\w*):(\d+(?:x\d+){1,2})(?::([1-9]\d*))?", name):
         return tpu[1], tuple(int(n) for n in tpu[2].split("x")), int(tpu[3] or 1)
