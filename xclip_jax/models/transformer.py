@@ -40,11 +40,14 @@ def attention(
 ) -> Float[Array, "B M H C"]:
     """Returns softmax(q k^T / sqrt(C) + bias) v, the softmax in float32.
 
+    The scores are products like any other, in the dtype of q: an accelerator keeps them in memory
+    on the way back, and as float32 they would be the largest thing there (docs/scaling.md).
+
     The heads come forward once. jax.nn.dot_product_attention transposes around each of its
     products, which makes a train step on a CPU 1 to 3 % slower.
     """
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
-    scores = jnp.einsum("bhmc,bhnc->bhmn", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bhmc,bhnc->bhmn", q, k).astype(jnp.float32)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
