@@ -1,7 +1,8 @@
 """What training needs on TPU slices, compiled for them ahead of time: a JSON line each.
 
-python benchmarks/scaling.py [--only ViT-B/32] [--markdown]
+python benchmarks/scaling.py [--only ViT-B/32] [--markdown] [--processes shards/shapes]
 
+With `--processes` the line of processes.py comes first: a second process on CPUs, trained with.
 Needs libtpu (`pip install '.[plan]'`) and no TPU. Each line is one `xclip-jax plan` in a process of
 its own; half a minute to minutes on two cores. `--markdown` prints the rows of docs/scaling.md.
 """
@@ -14,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+import processes
 
 GIB = 2**30
 # How a TPU is trained on: bfloat16 products, and of each block the input kept alone.
@@ -53,7 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="lines of this name")
     parser.add_argument("--markdown", action="store_true", help="rows of a table instead")
+    parser.add_argument("--processes", metavar="SHARDS", help="shards of the data set shapes")
     args = parser.parse_args(argv)
+    if args.processes:
+        processes.main(["--data", args.processes])
     with tempfile.TemporaryDirectory() as folder:
         for line in LINES + WEAK:
             if args.only in (None, line.name):
