@@ -72,6 +72,7 @@ ON_TOP = (
         "gather",
         "scoring",
         "evaluate",
+        "explain",
         "progress",
         "gradient_cache",
         "train_step",
