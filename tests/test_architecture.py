@@ -73,6 +73,8 @@ ON_TOP = (
         "scoring",
         "evaluate",
         "explain",
+        "explain_grid",
+        "explain_plot",
         "progress",
         "gradient_cache",
         "train_step",
@@ -83,8 +85,10 @@ ON_TOP = (
 )
 COMMANDS = (
     "report",
+    "explain_page",
     "demo",
     "cli_build",
+    "cli_explain",
     "cli_shards",
     "cli_train",
     "cli_weights",

@@ -18,36 +18,39 @@ from xclip_jax.models.xclip import XCLIP
 
 
 class Part(NamedTuple):
-    """One comparison: its similarity, before the logit scale, and its weight in the score."""
+    """One comparison of a text and a video.
+
+    Attributes:
+      similarity: its value, before the logit scale.
+      weight: of it in the score.
+      similarities: what it aggregates, before the scale: of each word [W] (`video_word`), frame [F]
+        (`sentence_frame`) or both [W, F] (`frame_word`); a single number [] where there is nothing
+        to aggregate.
+      attention: the weight of each of those; `similarity` is `sum(attention * similarities)`.
+        Learned matrices may make some negative, and their sum other than one.
+    """
 
     similarity: float
     weight: float
+    similarities: np.ndarray
+    attention: np.ndarray
 
 
 class Explanation(NamedTuple):
-    """A score and what it is made of; W words and F frames, padding among them.
+    """A score and what it is made of; padding counts among the W words and F frames.
 
     Attributes:
       score: as the model's `similarity` has it: after the logit scale.
       scale: what the weighted sum of the parts is multiplied by: `score` is
-        `scale * sum(part.weight * part.similarity)`.
-      parts: by granularity, `models.similarity.CONTRASTS` for X-CLIP, whose weights are all the
-        same; empty where the score has no parts.
-      similarity: of each word and frame [W, F], before the scale, with the learned matrix in it.
-      attention: the weight of each of those [W, F] in the part `frame_word`, which is
-        `sum(attention * similarity)`. Learned matrices may make some negative, and their sum
-        other than one.
-      word_attention, frame_attention: likewise [W] in `video_word`, and [F] in `sentence_frame`.
+        `scale * sum(part.weight * part.similarity)`. X-CLIP's weights are all the same.
+      parts: by granularity, `models.similarity.CONTRASTS` for X-CLIP; empty where the score has no
+        parts.
       absent: in one line, what of this the model does not have; "" where it has all.
     """
 
     score: float
     scale: float
     parts: dict[str, Part]
-    similarity: np.ndarray | None = None
-    attention: np.ndarray | None = None
-    word_attention: np.ndarray | None = None
-    frame_attention: np.ndarray | None = None
     absent: str = ""
 
     def points(self) -> dict[str, float]:
@@ -76,11 +79,11 @@ def explain(graphdef, params: dict, text, video) -> Explanation:
         return _clip2video(model, text, video)
     if isinstance(model, CLIP4Clip):
         scale = _scale(model)
-        cosine = float(np.dot(_wide(text.sentence), _wide(video.video)))
+        part = _product(text.sentence, video.video, 1.0)
         return Explanation(
-            scale * cosine,
+            scale * part.similarity,
             scale,
-            {"video_sentence": Part(cosine, 1.0)},
+            {"video_sentence": part},
             absent="CLIP4Clip compares one vector of the text with one of the video: no word and no"
             " frame has a part in the score that could be shown.",
         )
@@ -96,13 +99,9 @@ def explain(graphdef, params: dict, text, video) -> Explanation:
 
 def _clip2video(model: CLIP2Video, text, video) -> Explanation:
     scale, share = _scale(model), model.center_weight if model.centers else 1.0
-    pairs = {"video_sentence": (text.sentence, video.video, share)}
+    parts = {"video_sentence": _product(text.sentence, video.video, share)}
     if model.centers:
-        pairs["centers"] = (text.aligned, video.aligned, 1 - share)
-    parts = {
-        name: Part(float(np.dot(_wide(one), _wide(other))), weight)
-        for name, (one, other, weight) in pairs.items()
-    }
+        parts["centers"] = _product(text.aligned, video.aligned, 1 - share)
     score = scale * sum(part.weight * part.similarity for part in parts.values())
     absent = (
         "CLIP2Video compares whole texts and videos, and their words and frames as summed up around"
@@ -128,18 +127,23 @@ def _xclip(model: XCLIP, text, video) -> Explanation:
     def attention(kind, scores, axis: int, name: str, valid) -> np.ndarray:
         return _weights(kind, scores, axis, matrix(name), valid, temperature=model.temperature)
 
-    found, shown = {}, {}
+    found = {}
     if "video_sentence" in model.contrasts:
         mixing = matrix("global_mat_weight")
-        found["video_sentence"] = (sentence if mixing is None else sentence @ mixing) @ whole
+        query = sentence if mixing is None else sentence @ mixing
+        found["video_sentence"] = query @ whole, np.float64(1)
     if "video_word" in model.contrasts:
         scores = words @ whole
-        weights = attention(first, scores, 0, "word_logit_weight", word_valid)
-        found["video_word"], shown["word_attention"] = weights @ scores, weights
+        found["video_word"] = (
+            scores,
+            attention(first, scores, 0, "word_logit_weight", word_valid),
+        )
     if "sentence_frame" in model.contrasts:
         scores = frames @ sentence
-        weights = attention(first, scores, 0, "frame_logit_weight", frame_valid)
-        found["sentence_frame"], shown["frame_attention"] = weights @ scores, weights
+        found["sentence_frame"] = (
+            scores,
+            attention(first, scores, 0, "frame_logit_weight", frame_valid),
+        )
     if "frame_word" in model.contrasts:
         mixing = matrix("local_mat_weight")
         scores = (words if mixing is None else words @ mixing) @ frames.T
@@ -151,19 +155,24 @@ def _xclip(model: XCLIP, text, video) -> Explanation:
         per_frame = attention(first, scores, 0, "word_mat_weight", word_valid[:, None])
         by_frame = (per_frame * scores).sum(0)
         of_frames = attention(second, by_frame, 0, "frame_mat_weight2", frame_valid)
-        weights = (of_words[:, None] * per_word + of_frames * per_frame) / 2
-        found["frame_word"] = (weights * scores).sum()
-        shown |= {"similarity": scores, "attention": weights}
+        found["frame_word"] = scores, (of_words[:, None] * per_word + of_frames * per_frame) / 2
+    parts = {
+        name: Part(float((weights * scores).sum()), 1 / len(found), scores, weights)
+        for name, (scores, weights) in found.items()
+    }
     scale = _scale(model)
-    parts = {name: Part(float(value), 1 / len(found)) for name, value in found.items()}
     lacking = [name.replace("_", "-") for name in CONTRASTS if name not in parts]
     return Explanation(
-        scale * float(np.mean(list(found.values()))),
+        scale * sum(part.weight * part.similarity for part in parts.values()),
         scale,
         parts,
         absent=f"this model was trained without {', '.join(lacking)}." if lacking else "",
-        **shown,
     )
+
+
+def _product(one, other, weight: float) -> Part:
+    product = np.dot(_wide(one), _wide(other))
+    return Part(float(product), weight, product, np.float64(1))
 
 
 def _weights(

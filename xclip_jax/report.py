@@ -59,12 +59,22 @@ def write(
     for query, found in answers.items():
         sections.append(f"<h3>“{html.escape(query)}”</h3>")
         sections += [_answer(rank, answer) for rank, answer in enumerate(found, 1)]
-    page = (
+    file.write_text(page(title, sections), encoding="utf-8")
+
+
+def page(title: str, sections: list[str], style: str = "") -> str:
+    """Returns an HTML page of sections, which are markup already; the title is not."""
+    return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(sections)}</html>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>{''.join(sections)}</html>"
     )
-    file.write_text(page, encoding="utf-8")
+
+
+def picture(jpeg: bytes, alt: str = "") -> str:
+    """Returns an image that lies within the page."""
+    data = base64.b64encode(jpeg).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{html.escape(alt)}">'
 
 
 def loss_curve(metrics_file: Path) -> str:
@@ -88,10 +98,7 @@ def loss_curve(metrics_file: Path) -> str:
 
 
 def _answer(rank: int, answer: Answer) -> str:
-    images = "".join(
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(frame).decode()}" alt="">'
-        for frame in answer.frames
-    )
+    images = "".join(map(picture, answer.frames))
     mark = ' <span class="mark">✓ right</span>' if answer.right else ""
     return (
         f'<div class="answer{" right" if answer.right else ""}"><div class="facts">{rank}.'
