@@ -86,6 +86,8 @@ ON_TOP = (
 COMMANDS = (
     "report",
     "explain_page",
+    "charts",
+    "eval_report",
     "demo",
     "cli_build",
     "cli_explain",

@@ -90,6 +90,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
     evaluate.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     evaluate.add_argument(
+        "--report", metavar="FILE.html", help="page of ranks, recalls and the worst failures"
+    )
+    evaluate.add_argument(
         "--ties",
         default="average",
         choices=["average", "reference", "optimistic", "pessimistic"],
@@ -129,7 +132,11 @@ def _demo(arguments) -> None:
 
 
 def _eval(arguments) -> None:
-    from xclip_jax import evaluate, metrics, protocol, workdir
+    page = arguments.report and Path(arguments.report)
+    if page and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
+        raise ValueError(f"--report {page}: expected a name that ends in .html, in a folder there.")
+
+    from xclip_jax import eval_report, evaluate, metrics, protocol, workdir
     from xclip_jax.records import Shards
 
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
@@ -138,17 +145,18 @@ def _eval(arguments) -> None:
     split = arguments.split or data.eval_split
     twins = data.twin_split if split == data.eval_split and data.twin_split else None
     shards = Shards(folder, split)
-    scores = evaluate.run(
+    reversed_clips = Shards(folder, twins) if twins else None
+    matrix = evaluate.score_split(
         evaluate.make_encoders(trained.graphdef),
         trained.params,
         shards,
         trained.tokenizer,
         trained.intake,
-        twins=Shards(folder, twins) if twins else None,
+        twins=reversed_clips,
         batch_size=trained.config.eval_batch_size,
-        ties=arguments.ties,
         progress=sys.stderr.isatty(),
     )
+    scores = evaluate.measure(matrix, shards, reversed_clips, ties=arguments.ties)
     stands_for = protocol.evaluation(
         shards,
         trained.trained_on,
@@ -158,6 +166,11 @@ def _eval(arguments) -> None:
     )
     print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
     print(json.dumps(scores | {"protocol": stands_for}))
+    if page:
+        name = f"{arguments.workdir}, step {trained.step}, on {split}"
+        told = f"{protocol.lines(stands_for)}\n{metrics.table(scores)}"
+        eval_report.write(page, name, told, matrix, shards, ties=arguments.ties)
+        print(f"wrote {page}", file=sys.stderr)
 
 
 def _search(arguments) -> None:

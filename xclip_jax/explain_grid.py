@@ -20,6 +20,7 @@ NAMES = {
     "centers": "centers",
 }
 
+NOTE = "A word stands for the text up to it: CLIP reads from left to right."
 VISIBLE = 0.005  # attention below this is drawn as none
 _MARKERS = {START: "[start]", END: "[end]"}
 _REST = slice(1, None)

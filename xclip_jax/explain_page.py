@@ -8,7 +8,7 @@ from PIL import Image
 
 from xclip_jax import frames, report
 from xclip_jax.explain import Explanation
-from xclip_jax.explain_grid import VISIBLE, Grid, Pair, bars, grid, headline
+from xclip_jax.explain_grid import NOTE, VISIBLE, Grid, Pair, bars, grid, headline
 
 SIDE = 96  # pixels of a frame on the page, which shows it at half of that or more
 _STYLE = """
@@ -18,8 +18,8 @@ table.grid { border-collapse: collapse; font-size: 12px; font-variant-numeric: t
 .grid th, .grid td { min-width: 3.4rem; padding: .15rem .2rem; text-align: center;
   font-weight: normal; }
 .grid tbody th:not(.caption), .grid thead th:first-child { position: sticky; left: 0;
-  background: Canvas; text-align: right; padding-right: .6rem; white-space: nowrap; max-width: 9rem; overflow: hidden;
-  text-overflow: ellipsis; }
+  background: Canvas; text-align: right; padding-right: .6rem; white-space: nowrap;
+  max-width: 9rem; overflow: hidden; text-overflow: ellipsis; }
 .grid img { width: 100%; min-width: 3.2rem; max-width: 5rem; display: block; margin: auto; }
 .grid .caption { text-align: left; padding: 1rem 0 .3rem; }
 .grid .caption span { position: sticky; left: 0; display: inline-block; max-width: 88vw; }
@@ -46,6 +46,7 @@ def write(explanation: Explanation, pair: Pair, path: Path | str) -> None:
     if shown:
         sections += [_similarity(shown), _attention(shown)]
     sections.append("</table></div>")
+    sections.append(f'<p class="note">{html.escape(NOTE)}</p>' if shown else "")
     Path(path).write_text(report.page(title, sections, _STYLE), encoding="utf-8")
 
 

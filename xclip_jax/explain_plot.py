@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xclip_jax.explain import Explanation
-from xclip_jax.explain_grid import Grid, Pair, bars, grid, headline
+from xclip_jax.explain_grid import NOTE, Grid, Pair, bars, grid, headline
 
 POSITIVE, NEGATIVE = "#1f5fa8", "#c2620e"
 ROW, MARGIN = 0.24, 2.2  # inches of a word's row, and of what stands left of the cells
@@ -38,7 +38,9 @@ def save(explanation: Explanation, pair: Pair, path: Path | str) -> None:
         heights.append(0.35 * len(explanation.parts) + 0.2)
     width = MARGIN + max(cell * columns, 6) + 0.2
     title = textwrap.wrap(f"“{_plain(pair.text)}” in {_plain(pair.name)}", int(width * 10.5))
-    lines = [*title[:3], headline(explanation), *textwrap.wrap(explanation.absent, int(width * 12))]
+    notes = [headline(explanation), *textwrap.wrap(explanation.absent, int(width * 12))]
+    notes += [NOTE] if shown else []
+    lines = [*title[:3], *notes]
     tops = [0.35] + [0.58] * len(panels) + [0.5] * bool(explanation.parts)
     height = 0.4 + 0.24 * len(lines) + sum(heights) + sum(tops)
     figure = pyplot.figure(figsize=(width, height))
@@ -53,7 +55,7 @@ def save(explanation: Explanation, pair: Pair, path: Path | str) -> None:
     y = height - 0.2
     for i, line in enumerate(lines):
         y -= 0.24
-        bold = i < len(lines) - 1 - bool(explanation.absent) and i < len(title)
+        bold = i < len(lines) - len(notes)
         text(0.2, y, line, size=11 if bold else 9.5, weight="bold" if bold else "normal")
     y -= tops[0] + cell
     first = 1 if shown else 0
