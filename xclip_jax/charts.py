@@ -45,7 +45,7 @@ def recalls(series: list[np.ndarray], most: int) -> str:
     ticks = [k for power in range(7) for k in (10**power, 2 * 10**power, 5 * 10**power)]
     ticks = [k for k in ticks if k <= shown[-1]]
     labels = [(_x(math.log(k) / span), f"{k:,}") for k in ticks[:: 1 + len(ticks) // 10]]
-    return _chart("R@k: right answer among the first k, in percent", labels, marks, "k", 1.0)
+    return _chart("R@k: right answer among the first k, in percent", labels, marks, "k", 1.0, 0.2)
 
 
 def histogram(series: list[np.ndarray], most: int) -> str:
@@ -61,8 +61,9 @@ def histogram(series: list[np.ndarray], most: int) -> str:
         np.bincount(np.searchsorted(ends, ranks), minlength=len(ends))[: len(ends)] / len(ranks)
         for ranks in series
     ]
-    top = max(float(np.max(shares)), 1e-9)
-    top = math.ceil(top * 10) / 10
+    high = float(np.max(shares))
+    tick = next(size for size in (0.02, 0.05, 0.1, 0.2) if high <= 5 * size)
+    top = tick * max(math.ceil(high / tick - 1e-9), 1)
     step = (WIDTH - LEFT - RIGHT) / len(ends)
     marks = []
     for j, (mark, values) in enumerate(zip(_CLASSES, shares, strict=True)):
@@ -74,12 +75,22 @@ def histogram(series: list[np.ndarray], most: int) -> str:
                 f"<title>rank {names[i]}: {100 * value:.1f} %</title></rect>"
             )
     labels = [(LEFT + (i + 0.5) * step, name) for i, name in enumerate(names)]
-    return _chart("Rank of the right answer, in percent of queries", labels, marks, "rank", top)
+    return _chart(
+        "Rank of the right answer, in percent of queries", labels, marks, "rank", top, tick
+    )
 
 
-def _chart(title: str, labels: list[tuple[float, str]], marks: list[str], axis: str, top: float):
+def _chart(
+    title: str,
+    labels: list[tuple[float, str]],
+    marks: list[str],
+    axis: str,
+    top: float,
+    tick: float,
+) -> str:
+    """Returns a chart whose vertical axis goes from 0 to `top` in steps of `tick`."""
     lines = []
-    for share in np.linspace(0, top, 6):
+    for share in np.arange(0, top + tick / 2, tick):
         y = _y(share / top)
         lines.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         lines.append(

@@ -168,8 +168,9 @@ def _eval(arguments) -> None:
     print(json.dumps(scores | {"protocol": stands_for}))
     if page:
         name = f"{arguments.workdir}, step {trained.step}, on {split}"
-        told = f"{protocol.lines(stands_for)}\n{metrics.table(scores)}"
-        eval_report.write(page, name, told, matrix, shards, ties=arguments.ties)
+        said = protocol.lines(stands_for).splitlines()
+        table = metrics.table(scores)
+        eval_report.write(page, name, said, table, matrix, shards, ties=arguments.ties)
         print(f"wrote {page}", file=sys.stderr)
 
 

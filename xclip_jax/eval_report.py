@@ -15,16 +15,25 @@ LETTERS = 300  # of a caption
 _STYLE = """
 .query { margin-top: 1.8rem; } .query h3 { font-size: 1rem; margin: 0 0 .2rem; }
 .answer .strip { flex-wrap: wrap; } h3 { font-size: 1rem; }
+.answer .facts { min-width: 17rem; }
 """
 
 
 def write(
-    file: Path, title: str, told: str, scores: np.ndarray, shards: Shards, *, ties: str
+    file: Path,
+    title: str,
+    protocol: list[str],
+    table: str,
+    scores: np.ndarray,
+    shards: Shards,
+    *,
+    ties: str,
 ) -> None:
     """Writes the page; it needs no other file and no network.
 
     Args:
-      told: the protocol and the table of metrics, as they are printed.
+      protocol: lines that say what the numbers stand for.
+      table: of the metrics, as it is printed.
       scores: [T, V] of the captions and videos of `shards`, in their order; rows and columns after
         them, those of twins, are left out.
     """
@@ -33,7 +42,9 @@ def write(
     both = list(metrics.both_ranks(scores, counts, ties=ties))
     names = list(metrics.DIRECTIONS.values())
     sections = [
-        f"<h1>{html.escape(title)}</h1><pre>{html.escape(told)}</pre>",
+        f"<h1>{html.escape(title)}</h1>",
+        *(f'<p class="note">{html.escape(line)}</p>' for line in protocol),
+        f"<pre>{html.escape(table)}</pre>",
         f"<h2>Ranks among {len(counts):,} videos</h2><p>{charts.keys(names)}</p>",
         f'<div class="charts">{charts.histogram(both, len(counts))}'
         f"{charts.recalls(both, len(counts))}</div>",
