@@ -39,6 +39,8 @@ def _explain(arguments) -> None:
 
     from xclip_jax import evaluate, explain, explain_grid, explain_page, explain_plot, workdir
 
+    if out.suffix.lower() == ".png":
+        explain_plot.pyplot()  # says at once if it is missing
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
     pixels, mask, times = _frames(trained, Path(arguments.video))
     encoders = evaluate.make_encoders(trained.graphdef)

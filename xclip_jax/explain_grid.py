@@ -21,6 +21,7 @@ NAMES = {
 }
 
 NOTE = "A word stands for the text up to it: CLIP reads from left to right."
+LETTERS = 300  # of the text in a heading
 VISIBLE = 0.005  # attention below this is drawn as none
 _MARKERS = {START: "[start]", END: "[end]"}
 _REST = slice(1, None)
@@ -80,6 +81,15 @@ def grid(explanation: Explanation, pair: Pair) -> Grid | None:
         attention = np.concatenate([own, total], axis)
         labels.append(f"padding, {padding.shape[axis]}")
     return Grid(rows, columns, similarity, attention)
+
+
+def heading(pair: Pair) -> str:
+    """Returns which text and which video it is, in one line; what is very long is cut."""
+    text, name = (
+        words if len(words) <= most else words[: most - 4] + " ..."
+        for words, most in ((" ".join(pair.text.split()), LETTERS), (pair.name, LETTERS // 3))
+    )
+    return f"“{text}” in {name}"
 
 
 def headline(explanation: Explanation) -> str:

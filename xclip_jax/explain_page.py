@@ -8,7 +8,7 @@ from PIL import Image
 
 from xclip_jax import frames, report
 from xclip_jax.explain import Explanation
-from xclip_jax.explain_grid import NOTE, VISIBLE, Grid, Pair, bars, grid, headline
+from xclip_jax.explain_grid import NOTE, VISIBLE, Grid, Pair, bars, grid, heading, headline
 
 SIDE = 96  # pixels of a frame on the page, which shows it at half of that or more
 _STYLE = """
@@ -32,7 +32,7 @@ table.grid { border-collapse: collapse; font-size: 12px; font-variant-numeric: t
 
 def write(explanation: Explanation, pair: Pair, path: Path | str) -> None:
     """Writes the page."""
-    title = f"“{pair.text}” in {pair.name}"
+    title = heading(pair)
     sections = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(headline(explanation))}</p>",
         f"<p>{html.escape(explanation.absent)}</p>" if explanation.absent else "",
@@ -41,8 +41,10 @@ def write(explanation: Explanation, pair: Pair, path: Path | str) -> None:
         sections.append(f"<h2>What each part adds to the score</h2>{_bars(explanation)}")
     images = [_jpeg(image) for image in pair.frames]
     shown = grid(explanation, pair)
-    heading = "<h2>Words and frames</h2>" if shown else "<h2>Frames</h2>"
-    sections.append(f'{heading}<div class="wide"><table class="grid">{_head(pair, images, shown)}')
+    what = "Words and frames" if shown else "Frames"
+    sections.append(
+        f'<h2>{what}</h2><div class="wide"><table class="grid">{_head(pair, images, shown)}'
+    )
     if shown:
         sections += [_similarity(shown), _attention(shown)]
     sections.append("</table></div>")

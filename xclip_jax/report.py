@@ -13,6 +13,7 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --right: #2a9d5c; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+h1, h3, p { overflow-wrap: anywhere; }
 pre { background: #8881; padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; }
 .answer { display: flex; align-items: center; gap: .8rem; padding: .3rem; flex-wrap: wrap;
   border-left: .3rem solid transparent; }
