@@ -103,7 +103,8 @@ def _chart(
         lean = f' transform="rotate(-30 {x:.1f} {y})" text-anchor="end"' if crowded else ""
         anchor = lean or ' text-anchor="middle"'
         lines.append(f'<text x="{x:.1f}" y="{y}"{anchor}>{name}</text>')
-    lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{axis}</text>')
+    place = f'x="{LEFT - 6}" y="{y + 9}" text-anchor="end"'  # left of the names, some of which lean
+    lines.append(f"<text {place}>{axis}</text>")
     return (
         f'<div class="chart"><h3>{html.escape(title)}</h3><svg viewBox="0 0 {WIDTH} {HEIGHT}"'
         f' role="img" aria-label="{html.escape(title)}">{"".join(lines + marks)}</svg></div>'

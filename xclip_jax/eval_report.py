@@ -15,7 +15,7 @@ LETTERS = 300  # of a caption
 _STYLE = """
 .query { margin-top: 1.8rem; } .query h3 { font-size: 1rem; margin: 0 0 .2rem; }
 .answer .strip { flex-wrap: wrap; } h3 { font-size: 1rem; }
-.answer .facts { min-width: 17rem; }
+.answer .facts { width: 19rem; overflow-wrap: anywhere; }
 """
 
 
