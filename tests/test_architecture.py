@@ -76,6 +76,8 @@ ON_TOP = (
         "gradient_cache",
         "train_step",
         "train",
+        "sampling",
+        "clip_features",
         "search",
         "plan",
     ),

@@ -102,8 +102,7 @@ class CLIP2Video(nnx.Module):
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit features of the video and of its frames around the centers."""
-        frames = self.clip.encode_frames(video, frame_mask)
-        return self.encode_frames(frames, frame_mask)
+        return self.encode_frames(self.clip.encode_frames(video, frame_mask), frame_mask)
 
     def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:
         """Returns the features of videos given as CLIP's raw features of their frames."""
