@@ -18,6 +18,7 @@ MAX_LINES = 300
 
 # What each module of xclip_jax may import of ours. `version` may be imported anywhere.
 MAY_IMPORT = {
+    "": {"library"},  # the package itself, when asked for `load`
     "version": set(),
     "frames": set(),
     "frame_policy": {"frames"},
@@ -77,8 +78,12 @@ ON_TOP = (
         "train_step",
         "train",
         "sampling",
+        "few_shapes",
         "clip_features",
         "search",
+        "moments",
+        "sources",
+        "library",
         "plan",
     ),
 )

@@ -10,16 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import sampling, scoring, video
+from xclip_jax import few_shapes, sampling, video
 from xclip_jax.evaluate import Encoders
 from xclip_jax.sampling import Sampled
 from xclip_jax.workdir import Trained
-
-STEP = 4  # a batch is 4, 16, 64, ... rows: few programs, hardly any padding
 
 
 class Clip(NamedTuple):
@@ -76,8 +73,7 @@ def encode(
 ) -> Iterator[Clip | video.VideoError]:
     """Yields the features of each clip in order; an error takes its place in the line."""
     most = trained.intake.max_frames
-    # The 3d patch sees the frames before and after, so there a row is all that a model is given.
-    row = most if trained.config.model.get("linear_patch", "2d") == "3d" else 1
+    row = _row(trained)
     most_rows = max(trained.config.eval_batch_size * most // row, 1)
     waiting: list[Sampled | video.VideoError] = []
     rows = 0
@@ -90,21 +86,20 @@ def encode(
     yield from _encode(trained, encoders, waiting, row, most_rows)
 
 
-def in_batches(call: Callable, arrays: tuple[np.ndarray, ...], most: int):
-    """Returns call(*arrays) as NumPy arrays, computed for 4, 16, 64, ..., about `most` rows at a
-    time; the last rows are filled up to four. `call` gives arrays of as many rows."""
-    count, done, parts = len(arrays[0]), 0, []
-    while done < count:
-        size = STEP
-        while size * STEP <= min(count - done, most):
-            size *= STEP
-        batch = [array[done : done + size] for array in arrays]
-        if (lacking := size - len(batch[0])) > 0:
-            batch = [np.pad(x, [(0, lacking)] + [(0, 0)] * (x.ndim - 1)) for x in batch]
-        part = jax.tree.map(lambda x, n=count - done: np.asarray(x)[:n], call(*batch))
-        parts.append(part)
-        done += size
-    return scoring.join(parts)
+def blank(trained: Trained, encoders: Encoders) -> np.ndarray:
+    """Returns CLIP's raw feature [E] of the frame that padding is."""
+    size = trained.intake.image_size
+    row = _row(trained)
+    pixels = np.zeros((few_shapes.STEP, row, size, size, 3), np.uint8)  # a shape that clips have
+    encoded = encoders.frames(trained.params, pixels, np.zeros((few_shapes.STEP, row), bool))
+    return np.asarray(encoded)[0, 0]
+
+
+def _row(trained: Trained) -> int:
+    """Returns how many frames the image tower is given as one row: the 3d patch sees the frames
+    before and after, so there it is all that a model is given."""
+    three = trained.config.model.get("linear_patch", "2d") == "3d"
+    return trained.intake.max_frames if three else 1
 
 
 def _encode(
@@ -116,22 +111,21 @@ def _encode(
         yield from clips
         return
     pixels, masks = zip(*(_rows(clip, row, most) for clip in good), strict=True)
-    if row == 1 and any(len(clip.chosen) < most for clip in good):  # all padding is one image
-        pixels += (np.zeros((1, *pixels[0].shape[1:]), np.uint8),)
-        masks += (np.zeros((1, 1), bool),)
-    encoded = in_batches(
+    padded = row == 1 and any(len(clip.chosen) < most for clip in good)
+    encoded = few_shapes.in_batches(
         lambda *batch: encoders.frames(trained.params, *batch),
         (np.concatenate(pixels), np.concatenate(masks)),
         most_rows,
     )
     ends = np.cumsum([len(mask) for mask in masks])
+    padding = blank(trained, encoders) if padded else None
     parts = [
-        _features(clip, part, encoded[-1], most)
-        for clip, part in zip(good, np.split(encoded, ends), strict=False)
+        _features(clip, part, padding, most)
+        for clip, part in zip(good, np.split(encoded, ends[:-1]), strict=True)
     ]
     given, dense = zip(*parts, strict=True)
     masks = np.stack([np.arange(most) < len(clip.chosen) for clip in good])
-    gathered = in_batches(
+    gathered = few_shapes.in_batches(
         lambda *batch: encoders.gathered(trained.params, *batch),
         (np.stack(given), masks),
         trained.config.eval_batch_size,
@@ -162,13 +156,16 @@ def _rows(clip: Sampled, row: int, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _features(
-    clip: Sampled, encoded: np.ndarray, blank: np.ndarray, most: int
+    clip: Sampled, encoded: np.ndarray, padding: np.ndarray | None, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns what the features of `_rows` are of: the [F, E] that the model gathers, padding
     included, and the frames of the whole clip [N, E]."""
     if encoded.shape[1] == 1:
         frames = encoded[:, 0]
-        padding = np.repeat(blank, most - len(clip.chosen), axis=0)
-        return np.concatenate([frames[clip.chosen], padding]), frames[clip.dense]
+        given = frames[clip.chosen]
+        if len(given) < most:
+            rest = np.broadcast_to(padding, (most - len(given), len(padding)))
+            given = np.concatenate([given, rest])
+        return given, frames[clip.dense]
     frames = encoded[1:] if len(encoded) > 1 else encoded  # the first is what the model is given
     return encoded[0], np.concatenate(frames)[: len(clip.dense)]

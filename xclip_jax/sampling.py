@@ -3,7 +3,7 @@
 Which these are is decided before anything is decoded: of a long video only they are in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,17 +50,22 @@ def from_file(path: Path, intake: Intake, stored: dict, *, most: int | None) -> 
 
 
 def from_images(
-    images: Sequence[Image.Image], intake: Intake, stored: dict, *, most: int | None
+    count: int,
+    image: Callable[[int], Image.Image],
+    intake: Intake,
+    stored: dict,
+    *,
+    most: int | None,
 ) -> Sampled:
-    """Returns those of a clip's frames that were sampled before, as the model's shards hold them.
+    """Returns those of a clip's `count` frames that were sampled before, as the model's shards hold
+    them; image(i) gives the i-th, in RGB.
 
     Their times are by the policy's rate; without one, as of `uniform_12`, their numbers.
     """
-    places, chosen, dense = _picker(intake, stored, most)(len(images))
+    places, chosen, dense = _picker(intake, stored, most)(count)
     short_side, size = stored["short_side"], intake.image_size
     pixels = [
-        frames.to_square(frames.resize_short_side(images[i].convert("RGB"), short_side), size)
-        for i in places
+        frames.to_square(frames.resize_short_side(image(int(i)), short_side), size) for i in places
     ]
     policy = frame_policy.parse(stored["name"])
     rate = policy.number if policy.kind != "uniform" and policy.number else 1
