@@ -84,6 +84,8 @@ ON_TOP = (
         "moments",
         "sources",
         "library",
+        "feature_file",
+        "embed",
         "plan",
     ),
 )
@@ -94,6 +96,7 @@ COMMANDS = (
     "cli_shards",
     "cli_train",
     "cli_weights",
+    "cli_features",
     "cli_plan",
     "cli",
     "__main__",

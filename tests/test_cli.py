@@ -16,7 +16,7 @@ from xclip_jax.records import Shards
 
 COMMANDS = (
     *("demo", "build", "compress", "doctor", "train"),
-    *("eval", "search", "convert", "export", "download", "plan"),
+    *("eval", "search", "convert", "embed", "export", "download", "plan"),
 )
 
 

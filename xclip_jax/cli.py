@@ -11,7 +11,15 @@ import sys
 import zlib
 from pathlib import Path
 
-from xclip_jax import cli_build, cli_plan, cli_shards, cli_train, cli_weights, one_line
+from xclip_jax import (
+    cli_build,
+    cli_features,
+    cli_plan,
+    cli_shards,
+    cli_train,
+    cli_weights,
+    one_line,
+)
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
@@ -20,6 +28,7 @@ EXAMPLES = """examples:
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+  xclip-jax embed --workdir runs/mine --videos ~/clips --out clips.parquet
   xclip-jax compress videos --out videos-small      where disk or network is scarce
   xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
   xclip-jax convert pytorch_model.bin.4 --out runs/released
@@ -100,6 +109,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
+    cli_features.add(command)
     cli_weights.add(command)
     cli_plan.add(command)
 
