@@ -86,6 +86,7 @@ ON_TOP = (
         "library",
         "feature_file",
         "embed",
+        "stablehlo",
         "plan",
     ),
 )

@@ -167,5 +167,5 @@ class CLIP2Video(nnx.Module):
 
     def _align(self, x: Float[Array, "B N E"], mask: Bool[Array, "B N"]) -> Float[Array, "B A"]:
         if self.centers is None:
-            return jnp.zeros((len(x), 0), jnp.float32)
+            return jnp.zeros((x.shape[0], 0), jnp.float32)
         return self.centers(x, mask)

@@ -105,7 +105,7 @@ class TightCLIP4Clip(nnx.Module):
             frames, mask = tile
             return self._compare(text.sentence[None], frames[None], mask[None])[0]
 
-        rows = (len(text.sentence),)
+        rows = (text.sentence.shape[0],)
         return shard_batch(by_columns(compare, (video.frames, video.mask), columns, rows=rows))
 
     def loss(

@@ -136,7 +136,7 @@ class XCLIP(nnx.Module):
 
         if columns is not None:
             compare = jax.checkpoint(compare)
-        return similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
+        return similarity.by_columns(compare, (video, frames), columns, rows=(query.shape[0],))
 
     def _compare(
         self,
