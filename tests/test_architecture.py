@@ -87,6 +87,7 @@ ON_TOP = (
         "feature_file",
         "embed",
         "stablehlo",
+        "mteb_adapter",
         "plan",
     ),
 )
@@ -135,6 +136,8 @@ ONLY_IN = {
     "orbax": {"checkpoint"},
     "grain": {"input"},
     "tokenizers": {"tokenizer"},
+    "mteb": {"mteb_adapter"},
+    "datasets": {"mteb_adapter"},
     "torch": set(),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

@@ -157,13 +157,14 @@ def encode_sources(
     bar = tqdm(loaded, "encoding clips", len(videos), unit="clip", disable=quiet, leave=False)
     clips = list(clip_features.encode(trained, encoders, bar))
     if wrong := [str(clip) for clip in clips if isinstance(clip, video.VideoError)]:
-        more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ValueError(
-            f"{len(wrong)} of {len(clips)} clips cannot be read:\n  "
-            + "\n  ".join(wrong[:SHOWN])
-            + more
-        )
+        raise ValueError(unreadable(wrong, len(clips)))
     return clips
+
+
+def unreadable(wrong: list[str], count: int) -> str:
+    """Returns what to say of the clips, of `count`, that cannot be read."""
+    more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return f"{len(wrong)} of {count} clips cannot be read:\n  " + "\n  ".join(wrong[:SHOWN]) + more
 
 
 def _is_features(given: object) -> bool:
