@@ -80,6 +80,7 @@ ON_TOP = (
         "sampling",
         "few_shapes",
         "clip_features",
+        "fingerprint",
         "search",
         "moments",
         "sources",

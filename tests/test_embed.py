@@ -78,7 +78,7 @@ def test_what_was_encoded_before_a_stop_is_kept(model, clips, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt), embed.Parts(out, model.fingerprint) as parts:
         features = model.encode_video([clips / "test-00000.mp4"])
         row = {name: x[0] for name, x in features._asdict().items()}
-        key = embed.search.key_of(clips / "test-00000.mp4")
+        key = embed.key_of(clips / "test-00000.mp4")
         parts.add({"key": key, "path": "kept", "times": np.zeros(8, np.float32)} | row)
         raise KeyboardInterrupt
 

@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import clip_features, library, search, video
+from xclip_jax import clip_features, library, video
 from xclip_jax.feature_file import ROWS, Parts
+
+SUFFIXES = {
+    *(".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
+}
 
 
 def clips(model: library.Model, folder: Path, out: Path) -> str:
@@ -18,9 +23,9 @@ def clips(model: library.Model, folder: Path, out: Path) -> str:
     of what the model's `encode_video` returns, of X-CLIP `video` [E], `frames` [F, E], `mask` [F].
     A clip that cannot be read is named on stderr and left out.
     """
-    paths = search.find_clips(folder)
+    paths = clips_below(folder)
     parts = Parts(out, model.fingerprint)
-    keys = {path: search.key_of(path) for path in paths}
+    keys = {path: key_of(path) for path in paths}
     missing = [path for path in paths if keys[path] not in parts.done]
     left_out = 0
     encoded = clip_features.encode_clips(
@@ -69,3 +74,22 @@ def texts(model: library.Model, file: Path, out: Path) -> str:
                 fields = dict(zip(features._fields, row, strict=True))
                 parts.add({"key": key, "text": keys[key]} | fields)
     return f"{parts.finish(set(keys))} texts in {out}"
+
+
+def clips_below(folder: Path) -> list[Path]:
+    """Returns every video below a folder, by its suffix, in order."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--videos {folder} is not a folder.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(
+            f"{folder} holds no video: looked for {', '.join(sorted(SUFFIXES))}, in its"
+            " subfolders too."
+        )
+    return found
+
+
+def key_of(path: Path) -> str:
+    """Returns what tells a file in this state from all others: path, size, time of change."""
+    stat = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+    return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import clip_features, evaluate, few_shapes, moments, search, sources, video, workdir
+from xclip_jax import (
+    clip_features,
+    evaluate,
+    few_shapes,
+    fingerprint,
+    moments,
+    sources,
+    video,
+    workdir,
+)
 from xclip_jax.moments import Span
 from xclip_jax.sources import Source
 
@@ -53,7 +62,7 @@ class Model:
     @functools.cached_property
     def fingerprint(self) -> str:
         """What tells this model's features from any other's: a sha256 in hexadecimal."""
-        return search.fingerprint(self.trained)
+        return fingerprint.of(self.trained)
 
     def encode_text(self, texts: Sequence[str]) -> Features:
         """Returns the features of texts: `sentence` float32 [T, E], `words` [T, W, E], `mask`."""

@@ -21,7 +21,7 @@ try:
     from datasets import Dataset, Video
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 except ImportError as error:
-    raise ValueError(
+    raise ImportError(
         f"{error.name} is missing: MTEB's tasks need pip install 'xclip_jax[mteb]'."
     ) from None
 

@@ -48,10 +48,17 @@ def index_folder(
     A clip that cannot be read is named on stderr and left out.
     """
     folder, file = Path(folder), Path(file)
-    clips = find_clips(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--videos {folder} is not a folder.")
+    clips = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not clips:
+        raise ValueError(
+            f"{folder} holds no video: looked for {', '.join(sorted(SUFFIXES))}, in its"
+            " subfolders too."
+        )
     model = fingerprint(trained)
     known = _read(file, model, _kind(trained, encoders))
-    keys = {path: key_of(path) for path in clips}
+    keys = {path: _key(path) for path in clips}
     missing = [path for path in clips if keys[path] not in known]
     if missing:
         known |= _encode(trained, encoders, missing, keys)
@@ -62,25 +69,6 @@ def index_folder(
     paths = [path for path in clips if keys[path] in known]
     rows = [known[keys[path]] for path in paths]
     return Index([str(path) for path in paths], jax.tree.map(lambda *x: np.stack(x), *rows))
-
-
-def find_clips(folder: Path) -> list[Path]:
-    """Returns every video below a folder, by its suffix, in order."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--videos {folder} is not a folder.")
-    clips = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not clips:
-        raise ValueError(
-            f"{folder} holds no video: looked for {', '.join(sorted(SUFFIXES))}, in its"
-            " subfolders too."
-        )
-    return clips
-
-
-def key_of(path: Path) -> str:
-    """Returns what tells a file in this state from all others: path, size, time of change."""
-    stat = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
-    return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def search(
@@ -120,6 +108,11 @@ def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]
         else:
             known[keys[path]] = clip.features
     return known
+
+
+def _key(path: Path) -> str:
+    stat = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+    return f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def _kind(trained: Trained, encoders: evaluate.Encoders) -> type:
