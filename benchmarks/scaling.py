@@ -1,7 +1,8 @@
 """What training needs on TPU slices, compiled for them ahead of time: a JSON line each.
 
-python benchmarks/scaling.py [--only ViT-B/32] [--markdown]
+python benchmarks/scaling.py [--only ViT-B/32] [--markdown] [--processes shards/shapes]
 
+With `--processes` the line of processes.py comes first: a second process on CPUs, trained with.
 Needs libtpu (`pip install '.[plan]'`) and no TPU. Each line is one `xclip-jax plan` in a process of
 its own; half a minute to minutes on two cores. `--markdown` prints the rows of docs/scaling.md.
 """
@@ -14,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+import processes
 
 GIB = 2**30
 # How a TPU is trained on: bfloat16 products, and of each block the input kept alone.
@@ -40,8 +43,7 @@ class Line(NamedTuple):
 
 LINES = (
     Line("ViT-B/16", "msrvtt:arch=vit_b16", "v5e:8x8", 2048),
-    # Half of the batch's activations at a time: all of them want 17.7 GiB of the chip's 15.75.
-    Line("ViT-B/32", "msrvtt", "v5e:8x8", 16384, (*COMPUTE, "--config.micro_batch=8192")),
+    Line("ViT-B/32", "msrvtt", "v5e:8x8", 16384),
     Line("ViT-L/14", "didemo:arch=vit_l14", "v5p:4x4x4", 512),
 )
 WEAK = (
@@ -54,7 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="lines of this name")
     parser.add_argument("--markdown", action="store_true", help="rows of a table instead")
+    parser.add_argument("--processes", metavar="SHARDS", help="shards of the data set shapes")
     args = parser.parse_args(argv)
+    if args.processes:
+        processes.main(["--data", args.processes])
     with tempfile.TemporaryDirectory() as folder:
         for line in LINES + WEAK:
             if args.only in (None, line.name):

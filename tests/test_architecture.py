@@ -73,6 +73,9 @@ ON_TOP = (
         "gather",
         "scoring",
         "evaluate",
+        "explain",
+        "explain_grid",
+        "explain_plot",
         "progress",
         "gradient_cache",
         "train_step",
@@ -94,8 +97,12 @@ ON_TOP = (
 )
 COMMANDS = (
     "report",
+    "explain_page",
+    "charts",
+    "eval_report",
     "demo",
     "cli_build",
+    "cli_explain",
     "cli_shards",
     "cli_train",
     "cli_weights",

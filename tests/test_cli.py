@@ -16,7 +16,7 @@ from xclip_jax.records import Shards
 
 COMMANDS = (
     *("demo", "build", "compress", "doctor", "train"),
-    *("eval", "search", "convert", "embed", "export", "download", "plan"),
+    *("eval", "search", "explain", "convert", "embed", "export", "download", "plan"),
 )
 
 
@@ -211,10 +211,11 @@ def test_the_traceback_can_be_asked_for(tmp_path, monkeypatch):
         cli.main(["eval", "--workdir", str(tmp_path)])
 
 
-def test_eval_prints_its_protocol_a_table_and_one_json_line(run, capsys):
+def test_eval_prints_its_protocol_a_table_and_one_json_line(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
     measured = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
 
-    *protocol, line = outputs(capsys, ["eval", "--workdir", run]).splitlines()
+    *protocol, line = outputs(capsys, ["eval", "--workdir", run, "--report", page]).splitlines()
     protocol, table = protocol[:3], protocol[3:]
 
     assert protocol == [
@@ -227,6 +228,8 @@ def test_eval_prints_its_protocol_a_table_and_one_json_line(run, capsys):
     ]
     assert [row[:13].strip() for row in table[:3]] == ["", "text to video", "video to text"]
     assert json.loads(line) | {"step": 6} == measured
+    written = page.read_text(encoding="utf-8")
+    assert all(row in written for row in [*protocol, *table]) and "Worst failures" in written
 
 
 def test_eval_takes_another_split_without_its_twins(run, capsys):
@@ -235,6 +238,13 @@ def test_eval_takes_another_split_without_its_twins(run, capsys):
     scores = json.loads(line)
     assert scores["protocol"]["split"] == "twins" and "t2v/r1" in scores
     assert not any(name.startswith("twins/") for name in scores)
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_evaluation(run, tmp_path, capsys):
+    for bad in ("page.txt", tmp_path / "no folder" / "page.html"):
+        said = fails(capsys, ["eval", "--workdir", run, "--report", bad])
+
+        assert f"--report {bad}: expected" in said
 
 
 def test_search_prints_the_best_clips_of_each_query(run, shapes, tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_the_image_tower_gives_the_golden_values():
     tower = filled(image_tower(), "visual", fill(VISUAL, 1.0))
     images = np.moveaxis(grid((2, 3, 4, 4), 0.5, 1), 1, -1)
 
-    got = tiny.call(tower, images[:, None])
+    got = tiny.call(tower, images[:, None], np.ones((2, 1), bool))
 
     expected = numbers(
         "0.00199886519 -0.962676973 -1.47459079 -1.29298152"
@@ -77,7 +77,7 @@ def test_the_3d_patch_gives_the_golden_values():
     tower = filled(image_tower("3d"), "visual", state_dict)
     images = np.moveaxis(grid((2, 3, 4, 4), 0.5, 1), 1, -1)
 
-    got = tiny.call(tower, images[None])
+    got = tiny.call(tower, images[None], np.ones((1, 2), bool))
 
     expected = numbers(
         "-0.0559517671 -1.00518514 -1.48166423 -1.26129349"
@@ -102,9 +102,10 @@ def test_a_3d_patch_of_the_middle_frame_alone_is_a_2d_patch():
     conv1 = state_dict["clip.visual.conv1.weight"]
     conv2 = np.stack([0 * conv1, conv1, 0 * conv1], axis=2)
 
-    flat = tiny.call(filled(image_tower("2d"), "visual", state_dict), video)
+    seen = np.ones((2, 3), bool)
+    flat = tiny.call(filled(image_tower("2d"), "visual", state_dict), video, seen)
     state_dict["clip.visual.conv2.weight"] = conv2
-    deep = tiny.call(filled(image_tower("3d"), "visual", state_dict), video)
+    deep = tiny.call(filled(image_tower("3d"), "visual", state_dict), video, seen)
 
     np.testing.assert_allclose(flat, deep, atol=1e-6)
 

@@ -182,3 +182,11 @@ def test_counts_that_are_not_above_zero_are_refused_together():
     assert str(error.value) == (
         "config.epochs=0.0, config.batch_size=0, config.data.max_frames=-1: expected more than 0."
     )
+
+
+def test_parts_of_a_batch_are_refused_where_a_video_depends_on_the_others():
+    wrong = ["--config.model.tiled_mask_bug=True", "--config.micro_batch=16"]
+    config = config_loader.load("msrvtt:model=clip2video", wrong)
+
+    with pytest.raises(ValueError, match=r"micro_batch=16 beside .*tiled_mask_bug=True.* set one"):
+        workdir.model_sizes(config, 49408)

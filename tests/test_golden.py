@@ -82,7 +82,8 @@ def forward(merged: nnx.Module, arrays: dict, **options) -> tuple:
     images = jnp.moveaxis(frames, 2, -1)
     text = merged.encode_text(tokens.astype(jnp.int32), token_mask.astype(bool))
     video = merged.encode_video(images, frame_mask.astype(bool))
-    found = [*merged.clip.text(tokens), merged.clip.visual(images)]
+    seen = jnp.ones(images.shape[:2], bool)
+    found = [*merged.clip.text(tokens), merged.clip.visual(images, seen)]
     scores = merged.similarity(text, video, **options)
     return text, video, dict(zip(FEATURES, found, strict=True)) | {"out_logits": scores}
 

@@ -41,7 +41,7 @@ def forward(model, params, tokens, token_mask, video, frame_mask):
     return merged.loss(text, clips, jax.random.key(0)), {
         "out_sentence": sentence,
         "out_words": words,
-        "out_frames": merged.clip.visual(video),
+        "out_frames": merged.clip.visual(video, jnp.ones(video.shape[:2], bool)),
         "out_logits": merged.similarity(text, clips),
     }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xclip_jax import (
     cli_build,
+    cli_explain,
     cli_features,
     cli_plan,
     cli_shards,
@@ -29,6 +30,7 @@ EXAMPLES = """examples:
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
   xclip-jax embed --workdir runs/mine --videos ~/clips --out clips.parquet
+  xclip-jax explain clip.mp4 "a man is cooking" --workdir runs/mine --out why.html
   xclip-jax compress videos --out videos-small      where disk or network is scarce
   xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
   xclip-jax convert pytorch_model.bin.4 --out runs/released
@@ -90,6 +92,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
     evaluate.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     evaluate.add_argument(
+        "--report", metavar="FILE.html", help="page of ranks, recalls and the worst failures"
+    )
+    evaluate.add_argument(
         "--ties",
         default="average",
         choices=["average", "reference", "optimistic", "pessimistic"],
@@ -110,6 +115,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
     cli_features.add(command)
+    cli_explain.add(command, CHECKPOINT)
     cli_weights.add(command)
     cli_plan.add(command)
 
@@ -129,7 +135,11 @@ def _demo(arguments) -> None:
 
 
 def _eval(arguments) -> None:
-    from xclip_jax import evaluate, metrics, protocol, workdir
+    page = arguments.report and Path(arguments.report)
+    if page and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
+        raise ValueError(f"--report {page}: expected a name that ends in .html, in a folder there.")
+
+    from xclip_jax import eval_report, evaluate, metrics, protocol, workdir
     from xclip_jax.records import Shards
 
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
@@ -138,17 +148,18 @@ def _eval(arguments) -> None:
     split = arguments.split or data.eval_split
     twins = data.twin_split if split == data.eval_split and data.twin_split else None
     shards = Shards(folder, split)
-    scores = evaluate.run(
+    reversed_clips = Shards(folder, twins) if twins else None
+    matrix = evaluate.score_split(
         evaluate.make_encoders(trained.graphdef),
         trained.params,
         shards,
         trained.tokenizer,
         trained.intake,
-        twins=Shards(folder, twins) if twins else None,
+        twins=reversed_clips,
         batch_size=trained.config.eval_batch_size,
-        ties=arguments.ties,
         progress=sys.stderr.isatty(),
     )
+    scores = evaluate.measure(matrix, shards, reversed_clips, ties=arguments.ties)
     stands_for = protocol.evaluation(
         shards,
         trained.trained_on,
@@ -158,6 +169,12 @@ def _eval(arguments) -> None:
     )
     print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
     print(json.dumps(scores | {"protocol": stands_for}))
+    if page:
+        name = f"{arguments.workdir}, step {trained.step}, on {split}"
+        said = protocol.lines(stands_for).splitlines()
+        table = metrics.table(scores)
+        eval_report.write(page, name, said, table, matrix, shards, ties=arguments.ties)
+        print(f"wrote {page}", file=sys.stderr)
 
 
 def _search(arguments) -> None:

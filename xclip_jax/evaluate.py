@@ -183,6 +183,34 @@ def run(
     stand the metrics with all of them in the gallery, and `twins/accuracy`, the share of captions
     that prefer their own clip: 0.5 for a model blind to time.
     """
+    scores = score_split(
+        encoders,
+        params,
+        shards,
+        tokenizer,
+        intake,
+        twins=twins,
+        batch_size=batch_size,
+        progress=progress,
+        between=between,
+    )
+    return measure(scores, shards, twins, ties=ties)
+
+
+def score_split(
+    encoders: Encoders,
+    params,
+    shards: Shards | Part,
+    tokenizer: Tokenizer,
+    intake: Intake,
+    *,
+    twins: Shards | None,
+    batch_size: int,
+    progress: bool = False,
+    between: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Returns the scores [T, V] of all captions, grouped by video, and all videos of a split; those
+    of the twins follow in rows and columns."""
     if encoders.mesh is not None:  # which spreads a batch over all devices
         batch_size = -(-batch_size // encoders.mesh.size) * encoders.mesh.size
     words = intake.max_words
@@ -199,8 +227,7 @@ def run(
                 between()
                 yield features
 
-    texts = len(tokens[0][0])
-    scores = scoring.score_stream(
+    return scoring.score_stream(
         encoders,
         params,
         texts_of_all(),
@@ -208,9 +235,16 @@ def run(
         texts=(sum(len(part[0]) for part in tokens), words),
         progress=progress,
     )
+
+
+def measure(
+    scores: np.ndarray, shards: Shards | Part, twins: Shards | None, *, ties: str = "average"
+) -> dict[str, float]:
+    """Returns the metrics of what `score_split` returns, as `run` has them."""
     counts = shards.captions_per_video
     if twins is None:
         return metrics.retrieval(scores, counts, ties=ties)
+    texts = int(counts.sum())
     own = np.repeat(np.arange(len(counts)), counts)
     gallery = metrics.ranks(scores[:texts], own, ties=ties)
     accuracy = metrics.twin_accuracy(scores, np.concatenate([counts, twins.captions_per_video]))

@@ -26,14 +26,23 @@ def retrieval(
     original does. `ties` says what rank a correct answer has that others equal; NaN is an error.
     """
     scores = np.asarray(scores)
+    one_each = len(scores) == scores.shape[-1]
+    to_video, to_text = both_ranks(scores, captions_per_video, ties=ties)
+    return summarize(to_video, "t2v", lower_median=_sorts(ties, one_each)) | summarize(
+        to_text, "v2t"
+    )
+
+
+def both_ranks(
+    scores: np.ndarray, captions_per_video: np.ndarray | None = None, *, ties: str = "average"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ranks, text to video and video to text, of which those metrics are made."""
+    scores = np.asarray(scores)
     video_of_text = _video_of_text(scores, captions_per_video)
     one_each = len(video_of_text) == scores.shape[1]
     diagonal = np.arange(scores.shape[1])
 
-    # Parity: with many captions the original sorts instead of looking for equal scores, and
-    # takes the lower of two middle ranks.
-    sorts = ties == "reference" and not one_each
-    if sorts:
+    if _sorts(ties, one_each):
         to_video = _positions(scores, video_of_text)
     else:
         to_video = ranks(scores, video_of_text, ties=ties)
@@ -41,8 +50,13 @@ def retrieval(
     if not one_each:
         first = np.searchsorted(video_of_text, diagonal)
         best = np.maximum.reduceat(scores, first, axis=0)
-    to_text = ranks(best.T, diagonal, ties=ties)
-    return summarize(to_video, "t2v", lower_median=sorts) | summarize(to_text, "v2t")
+    return to_video, ranks(best.T, diagonal, ties=ties)
+
+
+def _sorts(ties: str, one_each: bool) -> bool:
+    """Parity: with many captions the original sorts instead of looking for equal scores, and takes
+    the lower of two middle ranks."""
+    return ties == "reference" and not one_each
 
 
 def ranks(scores: np.ndarray, correct: np.ndarray, *, ties: str) -> np.ndarray:

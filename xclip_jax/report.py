@@ -13,6 +13,7 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --right: #2a9d5c; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+h1, h3, p { overflow-wrap: anywhere; }
 pre { background: #8881; padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; }
 .answer { display: flex; align-items: center; gap: .8rem; padding: .3rem; flex-wrap: wrap;
   border-left: .3rem solid transparent; }
@@ -59,12 +60,22 @@ def write(
     for query, found in answers.items():
         sections.append(f"<h3>“{html.escape(query)}”</h3>")
         sections += [_answer(rank, answer) for rank, answer in enumerate(found, 1)]
-    page = (
+    file.write_text(page(title, sections), encoding="utf-8")
+
+
+def page(title: str, sections: list[str], style: str = "") -> str:
+    """Returns an HTML page of sections, which are markup already; the title is not."""
+    return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(sections)}</html>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>{''.join(sections)}</html>"
     )
-    file.write_text(page, encoding="utf-8")
+
+
+def picture(jpeg: bytes, alt: str = "") -> str:
+    """Returns an image that lies within the page."""
+    data = base64.b64encode(jpeg).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{html.escape(alt)}">'
 
 
 def loss_curve(metrics_file: Path) -> str:
@@ -88,10 +99,7 @@ def loss_curve(metrics_file: Path) -> str:
 
 
 def _answer(rank: int, answer: Answer) -> str:
-    images = "".join(
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(frame).decode()}" alt="">'
-        for frame in answer.frames
-    )
+    images = "".join(map(picture, answer.frames))
     mark = ' <span class="mark">✓ right</span>' if answer.right else ""
     return (
         f'<div class="answer{" right" if answer.right else ""}"><div class="facts">{rank}.'

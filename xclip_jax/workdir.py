@@ -54,13 +54,20 @@ class Trained(NamedTuple):
 def model_sizes(config: ml_collections.ConfigDict, vocab_size: int) -> dict:
     """Returns the keyword arguments of `models.create` that a config asks for.
 
-    Raises ValueError where the vocabulary is not the one that the model was made for.
+    Raises ValueError where the vocabulary is not the one that the model was made for, or its
+    videos cannot be encoded in parts as `micro_batch` asks.
     """
     sizes = {
         key: value
         for key, value in config.model.items()
         if value is not None and key not in ("name", "arch")
     }
+    if config.get("micro_batch") and sizes.get("tiled_mask_bug"):
+        raise ValueError(
+            f"config.micro_batch={config.micro_batch} beside config.model.tiled_mask_bug=True, with"
+            " which a video's features depend on its place in the batch: set one of them to 0 or"
+            " False."
+        )
     if isinstance(sizes.get("remat"), bool):  # of runs of earlier versions
         sizes["remat"] = "full" if sizes["remat"] else "dots"
     if config.model.arch in models.ARCHS:

@@ -1,5 +1,6 @@
 """OpenAI's CLIP: the image tower, the text tower and their shared scale; nothing else (SPEC 1)."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
@@ -112,11 +113,25 @@ class ImageTower(nnx.Module):
         self.ln_post = layer_norm(width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.proj = nnx.Param(normal(rngs.params(), (width, embed_dim)))
 
-    def __call__(self, video: Float[Array, "B F H W 3"]) -> Float[Array, "B F E"]:
+    def __call__(
+        self, video: UInt8[Array, "B F H W 3"] | Float[Array, "B F H W 3"], mask: Bool[Array, "B F"]
+    ) -> Float[Array, "B F E"]:
         """Returns one un-normalised float32 feature a frame; frames are independent of each other
         but for the 3d patch, which sees the neighbours of each frame."""
         b, f = video.shape[:2]
-        patches = patchify(video, self.patch_size)
+        # The patches' floats take several layers' room, and are quickly made again from the bytes.
+        embed = jax.checkpoint(self._embed) if self.transformer.remat == "full" else self._embed
+        x = embed(video, mask)
+        # Only the class token is used, so only it goes through the last block's attention and MLP,
+        # the last norm and the projection.
+        x = self.transformer(shard_batch(x), first=1)
+        x = self.ln_post(x[:, 0]).astype(self.dtype) @ self.proj[...].astype(self.dtype)
+        return x.astype(jnp.float32).reshape(b, f, -1)
+
+    def _embed(self, video, mask) -> Float[Array, "BF N D"]:
+        """Returns what the first block takes: the class token and the patches of each frame."""
+        b, f = video.shape[:2]
+        patches = patchify(normalize_pixels(video, mask), self.patch_size)
         if self.linear_patch == "3d":
             around = jnp.pad(patches, ((0, 0), (1, 1), (0, 0), (0, 0)))
             kernel = self.conv2[...].astype(self.dtype)
@@ -127,11 +142,7 @@ class ImageTower(nnx.Module):
         first = jnp.broadcast_to(self.class_embedding[...], (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype))
-        # Only the class token is used, so only it goes through the last block's attention and MLP,
-        # the last norm and the projection.
-        x = self.transformer(shard_batch(x.astype(self.dtype)), first=1)
-        x = self.ln_post(x[:, 0]).astype(self.dtype) @ self.proj[...].astype(self.dtype)
-        return x.astype(jnp.float32).reshape(b, f, -1)
+        return x.astype(self.dtype)
 
 
 class TextTower(nnx.Module):
@@ -208,10 +219,10 @@ class CLIP(nnx.Module):
         if left_out and self.visual.linear_patch == "3d":
             video = jnp.pad(video, ((0, 0), (0, left_out), (0, 0), (0, 0), (0, 0)))
             given, left_out = given + left_out, 0
-        features = self.visual(normalize_pixels(video, frame_mask[:, :given]))
+        features = self.visual(video, frame_mask[:, :given])
         if not left_out:
             return features
-        blank = self.visual(jnp.zeros((1, 1, *video.shape[2:]), jnp.float32))
+        blank = self.visual(jnp.zeros_like(video[:1, :1]), jnp.zeros((1, 1), bool))
         blanks = jnp.broadcast_to(blank, (videos, left_out, blank.shape[-1]))
         return jnp.concatenate([features, blanks], axis=1)
 
