@@ -35,13 +35,13 @@ def columns_of(file) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet"])
-def test_a_folder_becomes_a_file_of_features(model, run, clips, tmp_path, capsys, kind):
+def test_a_folder_becomes_a_file_of_features(model, clips, tmp_path, capsys, kind):
     out = tmp_path / f"clips.{kind}"
 
-    cli.main(["embed", "--workdir", str(run), "--videos", str(clips), "--out", str(out)])
+    said = embed.clips(model, clips, out)
 
+    assert said == f"3 clips in {out}; 1 left out, 0 encoded before"
     said = capsys.readouterr()
-    assert said.out == f"3 clips in {out}; 1 left out, 0 encoded before\n"
     assert f"left out: {clips / 'broken.mp4'}" in said.err
     columns = columns_of(out)
     paths = sorted(clips.glob("test-*.mp4"))
@@ -129,14 +129,16 @@ def test_what_cannot_be_embedded_is_one_line(model, tmp_path, name, content, sai
     [
         ("new.csv", r"--out .*: expected a name that ends with \.npz or \.parquet"),
         ("here.npz", r"--out .* exists: choose another name"),
+        ("gs://bucket/new.npz", r"--out gs://bucket/new\.npz: expected a file of this machine"),
     ],
-    ids=["kind", "exists"],
+    ids=["kind", "exists", "bucket"],
 )
 def test_a_wrong_name_is_told_before_the_model_is_loaded(tmp_path, capsys, out, said):
     (tmp_path / "here.npz").touch()
 
+    out = out if ":" in out else str(tmp_path / out)
     with pytest.raises(SystemExit):
-        cli.main(["embed", "--workdir", "no run", "--videos", "v", "--out", str(tmp_path / out)])
+        cli.main(["embed", "--workdir", "no run", "--videos", "v", "--out", out])
 
     error = capsys.readouterr().err
     assert re.search(said, error) and error.count("\n") == 1

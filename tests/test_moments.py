@@ -1,9 +1,9 @@
 """Moments: windows over a video's frames, scored as clips of their own, ranked, each told once."""
 
-import jax
 import numpy as np
 import pytest
 import rendered
+import tiny
 from PIL import Image
 
 import xclip_jax
@@ -85,8 +85,8 @@ def test_with_the_3d_patch_gathered_frames_are_those_of_the_whole_encoder(model,
     with config.unlocked():
         config.model.linear_patch = "3d"
     sizes = workdir.model_sizes(config, trained.tokenizer.vocab_size)
-    graphdef, _ = models.create(config.model.name, **sizes)
-    params = models.init(jax.random.key(1), config.model.name, **sizes)
+    graphdef, abstract = models.create(config.model.name, **sizes)
+    params = tiny.draw(abstract, 1)
     trained = trained._replace(graphdef=graphdef, params=params, config=config)
     encoders = evaluate.make_encoders(graphdef)
     whole = sampling.from_file(clip, trained.intake, trained.frame_policy, most=11)

@@ -24,8 +24,10 @@ def add(command: Callable) -> None:
 def _embed(arguments) -> None:
     if arguments.texts is not None and not Path(arguments.texts).is_file():
         raise FileNotFoundError(f"--texts {arguments.texts} is not a file.")
-    from xclip_jax import feature_file
+    from xclip_jax import feature_file, remote
 
+    if remote.is_remote(arguments.out):
+        raise ValueError(f"--out {arguments.out}: expected a file of this machine; copy it then.")
     out = Path(arguments.out)
     feature_file.check_name(out)
     from xclip_jax import embed, library
