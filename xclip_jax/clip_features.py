@@ -5,8 +5,9 @@ padding of a short clip is encoded, and a long clip needs no program of its own.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,9 +64,14 @@ def encode_clips(
 def in_threads(load: Callable, items: Sequence) -> Iterator:
     """Yields load(item) of each item in order, from as many threads as there are cores."""
     workers = os.cpu_count() or 1
+    waiting: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for i in range(0, len(items), 2 * workers):  # bounds how many clips wait in memory
-            yield from pool.map(load, items[i : i + 2 * workers])
+        for item in items:
+            waiting.append(pool.submit(load, item))
+            if len(waiting) > 2 * workers:  # bounds how many clips wait in memory
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def encode(
@@ -80,7 +86,7 @@ def encode(
     for clip in stream:
         waiting.append(clip)
         rows += 0 if isinstance(clip, video.VideoError) else len(_rows(clip, row, most)[1])
-        if rows >= most_rows:
+        if rows >= most_rows or len(waiting) >= trained.config.eval_batch_size:
             yield from _encode(trained, encoders, waiting, row, most_rows)
             waiting, rows = [], 0
     yield from _encode(trained, encoders, waiting, row, most_rows)
