@@ -30,10 +30,10 @@ class Encoders(NamedTuple):
 
     text: Callable
     video: Callable
-    frames: Callable
-    gathered: Callable
     similarity: Callable
     pair_floats: Callable
+    frames: Callable
+    gathered: Callable
     mesh: Mesh | None = None
 
 
@@ -70,7 +70,7 @@ def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
     def pair_floats(params, words: int, count: int) -> int:
         return nnx.merge(graphdef, params).pair_floats(words, count)
 
-    return Encoders(text, video, frames, gathered, similarity, pair_floats, mesh)
+    return Encoders(text, video, similarity, pair_floats, frames, gathered, mesh)
 
 
 def encode_texts(
