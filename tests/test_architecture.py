@@ -18,6 +18,7 @@ MAX_LINES = 300
 
 # What each module of xclip_jax may import of ours. `version` may be imported anywhere.
 MAY_IMPORT = {
+    "": {"library"},  # the package itself, when asked for `load`
     "version": set(),
     "frames": set(),
     "frame_policy": {"frames"},
@@ -79,7 +80,18 @@ ON_TOP = (
         "gradient_cache",
         "train_step",
         "train",
+        "sampling",
+        "few_shapes",
+        "clip_features",
+        "fingerprint",
         "search",
+        "moments",
+        "sources",
+        "library",
+        "feature_file",
+        "embed",
+        "stablehlo",
+        "mteb_adapter",
         "plan",
     ),
 )
@@ -94,6 +106,7 @@ COMMANDS = (
     "cli_shards",
     "cli_train",
     "cli_weights",
+    "cli_features",
     "cli_plan",
     "cli",
     "__main__",
@@ -131,6 +144,8 @@ ONLY_IN = {
     "orbax": {"checkpoint"},
     "grain": {"input"},
     "tokenizers": {"tokenizer"},
+    "mteb": {"mteb_adapter"},
+    "datasets": {"mteb_adapter"},
     "torch": set(),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

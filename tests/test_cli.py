@@ -16,7 +16,7 @@ from xclip_jax.records import Shards
 
 COMMANDS = (
     *("demo", "build", "compress", "doctor", "train"),
-    *("eval", "search", "explain", "convert", "export", "download", "plan"),
+    *("eval", "search", "explain", "convert", "embed", "export", "download", "plan"),
 )
 
 

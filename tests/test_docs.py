@@ -21,7 +21,7 @@ DOCUMENTS = sorted(
 )
 COMMANDS = (
     *("demo", "build", "doctor", "compress", "train", "eval", "search", "explain"),
-    *("convert", "export", "download", "plan"),
+    *("convert", "embed", "export", "download", "plan"),
 )
 SPAN = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -1,8 +1,26 @@
 """Text-video retrieval in JAX: X-CLIP and its relatives, trained, evaluated and used.
 
-Importing the package is light; import the module you need, `xclip_jax.models` say.
+`xclip_jax.load(DIR)` gives a trained model. Importing the package is light: JAX comes with the
+first use of what needs it.
 """
+
+from typing import TYPE_CHECKING
 
 from xclip_jax.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from xclip_jax.library import Model, load
+
+__all__ = ["Model", "__version__", "load"]
+
+
+def __getattr__(name: str):
+    if name in ("Model", "load"):
+        from xclip_jax import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "Model", "load"])

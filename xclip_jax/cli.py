@@ -14,6 +14,7 @@ from pathlib import Path
 from xclip_jax import (
     cli_build,
     cli_explain,
+    cli_features,
     cli_plan,
     cli_shards,
     cli_train,
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+  xclip-jax embed --workdir runs/mine --videos ~/clips --out clips.parquet
   xclip-jax explain clip.mp4 "a man is cooking" --workdir runs/mine --out why.html
   xclip-jax compress videos --out videos-small      where disk or network is scarce
   xclip-jax download clip:ViT-B/32                  for train --from-clip FILE
@@ -112,6 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     search.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
     search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
 
+    cli_features.add(command)
     cli_explain.add(command, CHECKPOINT)
     cli_weights.add(command)
     cli_plan.add(command)

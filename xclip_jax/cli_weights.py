@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FORMATS = ("pytorch", "openai", "huggingface")
+FORMATS = ("pytorch", "openai", "huggingface", "stablehlo")
 
 
 def add(command: Callable) -> None:
@@ -24,7 +24,7 @@ def add(command: Callable) -> None:
     export = command(
         "export",
         _export,
-        "write a run's weights for PyTorch, as .safetensors",
+        "write a run's weights for PyTorch, as .safetensors, or its encoders as StableHLO",
         "xclip-jax export runs/mine --to huggingface",
     )
     export.add_argument("workdir", help="folder of the run")
@@ -32,7 +32,8 @@ def add(command: Callable) -> None:
         "--to",
         required=True,
         choices=FORMATS,
-        help="pytorch: the whole model, by the references' names; openai, huggingface: its CLIP",
+        help="pytorch: the whole model, by the references' names; openai, huggingface: its CLIP;"
+        " stablehlo: both encoders as programs of jax.export, with all it takes to call them",
     )
     export.add_argument("--out", help="folder to write (default: export-FORMAT in the run's)")
     export.add_argument("--checkpoint", default="selected", help="selected, last, best or a step")
@@ -58,9 +59,16 @@ def convert(arguments) -> None:
 
 
 def _export(arguments) -> None:
+    out = Path(arguments.out or Path(arguments.workdir) / f"export-{arguments.to}")
+    if arguments.to == "stablehlo":
+        from xclip_jax import stablehlo
+
+        files, difference = stablehlo.export(arguments.workdir, out, arguments.checkpoint)
+        print(*(f"wrote {file}" for file in files), sep="\n")
+        print(f"loaded again, its features are the model's to {difference:.1e}")
+        return
     from xclip_jax import transfer
 
-    out = Path(arguments.out or Path(arguments.workdir) / f"export-{arguments.to}")
     for file in transfer.export(arguments.workdir, arguments.to, out, arguments.checkpoint):
         print(f"wrote {file}")
 

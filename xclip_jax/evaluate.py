@@ -23,13 +23,17 @@ from xclip_jax.tokenizer import Tokenizer
 class Encoders(NamedTuple):
     """The three verbs of a model, jitted, as functions of its parameters.
 
-    `pair_floats(params, words, frames)` says how much memory a score takes.
+    `frames` and `gathered` are `video` in two steps: CLIP's raw features of frames, and the
+    features of videos of such frames. `pair_floats(params, words, frames)` says how much memory a
+    score takes.
     """
 
     text: Callable
     video: Callable
     similarity: Callable
     pair_floats: Callable
+    frames: Callable
+    gathered: Callable
     mesh: Mesh | None = None
 
 
@@ -51,14 +55,22 @@ def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
     def video(params, pixels, mask):
         return nnx.merge(graphdef, params).encode_video(pixels, mask)
 
+    @jit
+    def frames(params, pixels, mask):
+        return nnx.merge(graphdef, params).clip.encode_frames(pixels, mask)
+
+    @jit
+    def gathered(params, features, mask):
+        return nnx.merge(graphdef, params).encode_frames(features, mask)
+
     @functools.partial(jit, static_argnames="columns")
     def similarity(params, text, videos, *, columns):
         return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
 
-    def pair_floats(params, words: int, frames: int) -> int:
-        return nnx.merge(graphdef, params).pair_floats(words, frames)
+    def pair_floats(params, words: int, count: int) -> int:
+        return nnx.merge(graphdef, params).pair_floats(words, count)
 
-    return Encoders(text, video, similarity, pair_floats, mesh)
+    return Encoders(text, video, similarity, pair_floats, frames, gathered, mesh)
 
 
 def encode_texts(

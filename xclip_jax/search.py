@@ -6,12 +6,9 @@ encodes only what is new. Features of another model are never mixed in.
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from xclip_jax import evaluate, frame_policy, frames, scoring, video
+from xclip_jax import clip_features, evaluate, scoring, video
 from xclip_jax.workdir import Trained
 
 SUFFIXES = {
@@ -103,61 +100,14 @@ def fingerprint(trained: Trained) -> str:
 
 
 def _encode(trained: Trained, encoders, paths: list[Path], keys: dict[Path, str]) -> dict:
-    """Returns key -> features of the clips that can be read, decoding on all cores."""
-    size = trained.config.eval_batch_size
-    known, batch = {}, {}
-
-    def flush() -> None:
-        pixels, masks = zip(*batch.values(), strict=True)
-        features = evaluate.encode_videos(
-            encoders, trained.params, [(np.stack(pixels), np.stack(masks))], batch_size=size
-        )
-        rows = map(features._make, zip(*features, strict=True))
-        known.update(zip(batch, rows, strict=True))
-        batch.clear()
-
-    for path, clip in zip(
-        tqdm(paths, "encoding clips", unit="clip"), _decode(trained, paths), strict=True
-    ):
+    """Returns key -> features of the clips that can be read."""
+    known = {}
+    for path, clip in clip_features.encode_clips(trained, encoders, paths, progress=True):
         if isinstance(clip, video.VideoError):
             tqdm.write(f"left out: {clip}", file=sys.stderr)
-            continue
-        batch[keys[path]] = clip
-        if len(batch) == size:
-            flush()
-    if batch:
-        flush()
+        else:
+            known[keys[path]] = clip.features
     return known
-
-
-def _decode(trained: Trained, paths: list[Path]) -> Iterator:
-    """Yields (pixels, mask), or the VideoError, of each path in order."""
-    intake = trained.intake
-    stored = trained.frame_policy
-
-    def load(path: Path):
-        try:
-            images, _ = video.read(path, policy=stored["name"], short_side=stored["short_side"])
-        except video.VideoError as error:
-            return error
-        except ValueError as error:  # fewer frames a second than the model's shards had
-            return video.VideoError(path, "unreadable", str(error))
-        chosen = frame_policy.choose(
-            len(images),
-            intake.evaluation,
-            stored=stored["name"],
-            most=intake.max_frames,
-            rng=np.random.default_rng(intake.frame_seed),
-        )
-        pixels = np.zeros((intake.max_frames, intake.image_size, intake.image_size, 3), np.uint8)
-        for i, j in enumerate(chosen):
-            pixels[i] = frames.to_square(images[j], intake.image_size)
-        return pixels, np.arange(intake.max_frames) < len(chosen)
-
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for i in range(0, len(paths), 2 * workers):  # bounds how many clips wait in memory
-            yield from pool.map(load, paths[i : i + 2 * workers])
 
 
 def _key(path: Path) -> str:

@@ -143,7 +143,7 @@ def write(
         ]
         if before["frame_policy"] != frame_policy:
             differing.append(f"shards: {before['frame_policy']} before, {frame_policy} now")
-        own = _vocab(workdir)
+        own = vocabulary(workdir)
         if own.read_bytes() != vocab.read_bytes():
             differing.append(f"data.vocab: {vocab} differs from this run's own, {own}")
         if differing:
@@ -180,7 +180,7 @@ def load(workdir: Path | str, which: str = "selected") -> Trained:
         )
     facts = json.loads(file.read_text())
     config = ml_collections.ConfigDict(facts["config"])
-    with remote.local(_vocab(workdir)) as file:
+    with remote.local(vocabulary(workdir)) as file:
         words = tokenizer.load(file)
     sizes = model_sizes(config, words.vocab_size)
     graphdef, abstract = models.create(config.model.name, **sizes)
@@ -205,7 +205,8 @@ def load(workdir: Path | str, which: str = "selected") -> Trained:
     )
 
 
-def _vocab(workdir: "Path | remote.RemotePath") -> "Path | remote.RemotePath":
+def vocabulary(workdir: "Path | remote.RemotePath") -> "Path | remote.RemotePath":
+    """Returns the file of the vocabulary that a run's model was trained with."""
     for name in sorted(remote.names(workdir)):
         if name.startswith("vocab"):
             return workdir / name

@@ -139,7 +139,7 @@ class ImageTower(nnx.Module):
         else:
             x = self.conv1(patches.reshape(-1, patches.shape[-1]))
         x = x.reshape(b * f, patches.shape[2], -1)
-        first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, x.shape[-1]))
+        first = jnp.broadcast_to(self.class_embedding[...], (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype))
         return x.astype(self.dtype)

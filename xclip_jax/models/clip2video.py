@@ -102,8 +102,7 @@ class CLIP2Video(nnx.Module):
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit features of the video and of its frames around the centers."""
-        frames = self.clip.encode_frames(video, frame_mask)
-        return self.encode_frames(frames, frame_mask)
+        return self.encode_frames(self.clip.encode_frames(video, frame_mask), frame_mask)
 
     def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:
         """Returns the features of videos given as CLIP's raw features of their frames."""
@@ -168,5 +167,5 @@ class CLIP2Video(nnx.Module):
 
     def _align(self, x: Float[Array, "B N E"], mask: Bool[Array, "B N"]) -> Float[Array, "B A"]:
         if self.centers is None:
-            return jnp.zeros((len(x), 0), jnp.float32)
+            return jnp.zeros((x.shape[0], 0), jnp.float32)
         return self.centers(x, mask)

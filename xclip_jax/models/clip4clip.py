@@ -34,9 +34,12 @@ class CLIP4Clip(nnx.Module):
         frame_mask: Bool[Array, "V F"],
     ) -> Video:
         """Returns unit video and frame features; only the video is compared."""
-        frames = self.clip.encode_frames(video, frame_mask)
-        pooled = pool(self.temporal(frames, frame_mask), frame_mask)
-        return Video(shard_batch(pooled), shard_batch(normalize(frames)), frame_mask)
+        return self.encode_frames(self.clip.encode_frames(video, frame_mask), frame_mask)
+
+    def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:
+        """Returns the features of videos given as CLIP's raw features of their frames."""
+        pooled = pool(self.temporal(frames, mask), mask)
+        return Video(shard_batch(pooled), shard_batch(normalize(frames)), mask)
 
     def similarity(
         self, text: Text, video: Video, *, columns: int | None = None
@@ -87,8 +90,11 @@ class TightCLIP4Clip(nnx.Module):
     ) -> Video:
         """Returns the frames' features as CLIP gives them, which are compared, and their unit
         mean."""
-        frames = self.clip.encode_frames(video, frame_mask)
-        return Video(shard_batch(pool(frames, frame_mask)), shard_batch(frames), frame_mask)
+        return self.encode_frames(self.clip.encode_frames(video, frame_mask), frame_mask)
+
+    def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:
+        """Returns the features of videos given as CLIP's raw features of their frames."""
+        return Video(shard_batch(pool(frames, mask)), shard_batch(frames), mask)
 
     def similarity(
         self, text: Text, video: Video, *, columns: int | None = None
@@ -99,7 +105,7 @@ class TightCLIP4Clip(nnx.Module):
             frames, mask = tile
             return self._compare(text.sentence[None], frames[None], mask[None])[0]
 
-        rows = (len(text.sentence),)
+        rows = (text.sentence.shape[0],)
         return shard_batch(by_columns(compare, (video.frames, video.mask), columns, rows=rows))
 
     def loss(

@@ -48,7 +48,7 @@ def by_columns(
     it. Without `columns`, or with as many as there are videos, all are compared at once. Columns
     that divide them are what a gradient should be taken of: it is made tile by tile too.
     """
-    videos = len(jax.tree.leaves(video)[0])
+    videos = jax.tree.leaves(video)[0].shape[0]
     if columns is None or columns >= videos:
         return compare(video)
     if videos % columns == 0:

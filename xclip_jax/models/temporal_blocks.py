@@ -39,7 +39,7 @@ class MaskedTransformer(nnx.Module):
         """Returns float32 outputs for every token, padded ones too."""
         bias = jnp.where(mask, jnp.float32(0), jnp.float32(PADDED))[:, None, None, :]
         if self.tiled_mask_bug:
-            videos = len(x)
+            videos = x.shape[0]
             taken = jnp.arange(videos * self.heads).reshape(videos, self.heads) % videos
             bias = bias[taken, 0]
         return self.transformer(x.astype(self.dtype), bias).astype(jnp.float32)

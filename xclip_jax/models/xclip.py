@@ -75,9 +75,12 @@ class XCLIP(nnx.Module):
     ) -> Video:
         """Returns unit video and frame features; frames are CLIP's own, before the temporal
         encoder (parity, SPEC 3.2)."""
-        frames = self.clip.encode_frames(video, frame_mask)
-        pooled = pool(self.temporal(frames, frame_mask), frame_mask)
-        return Video(shard_batch(pooled), shard_batch(normalize(frames)), frame_mask)
+        return self.encode_frames(self.clip.encode_frames(video, frame_mask), frame_mask)
+
+    def encode_frames(self, frames: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Video:
+        """Returns the features of videos given as CLIP's raw features of their frames."""
+        pooled = pool(self.temporal(frames, mask), mask)
+        return Video(shard_batch(pooled), shard_batch(normalize(frames)), mask)
 
     def similarity(
         self, text: Text, video: Video, *, columns: int | None = None
@@ -133,7 +136,7 @@ class XCLIP(nnx.Module):
 
         if columns is not None:
             compare = jax.checkpoint(compare)
-        return similarity.by_columns(compare, (video, frames), columns, rows=(len(query),))
+        return similarity.by_columns(compare, (video, frames), columns, rows=(query.shape[0],))
 
     def _compare(
         self,
