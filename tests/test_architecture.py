@@ -78,7 +78,8 @@ ON_TOP = (
         "train",
         "sampling",
         "clip_features",
-        "search",
+        "fingerprint",
+        "index",
         "plan",
     ),
 )
@@ -90,6 +91,7 @@ COMMANDS = (
     "cli_train",
     "cli_weights",
     "cli_plan",
+    "cli_index",
     "cli",
     "__main__",
 )  # these may import data too
@@ -126,6 +128,8 @@ ONLY_IN = {
     "orbax": {"checkpoint"},
     "grain": {"input"},
     "tokenizers": {"tokenizer"},
+    "lancedb": {"index"},
+    "pyarrow": {"index"},
     "torch": set(),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

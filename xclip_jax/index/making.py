@@ -1,0 +1,83 @@
+"""Indexes from a model: opened or made for it, filled, and a single video's vector."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from xclip_jax import clip_features, evaluate, fingerprint, remote, video
+from xclip_jax.index import store
+from xclip_jax.index.listing import Listing
+from xclip_jax.index.update import Changes, shapes, update
+from xclip_jax.workdir import Trained
+
+
+def open_or_make(
+    place: str | Path, trained: Trained, encoders: evaluate.Encoders, run: str | Path
+) -> store.Index:
+    """Returns the index at `place`, made for the model where there is none; `run` is the workdir
+    that the model came from.
+
+    Raises ValueError where the index is of another model.
+    """
+    if not store.exists(place):
+        return make(place, trained, encoders, run)
+    index = store.open_index(place)
+    store.check_model(index, fingerprint.of(trained), f"--workdir {run}")
+    return index
+
+
+def open_or_replace(
+    place: str | Path, trained: Trained, encoders: evaluate.Encoders, run: str | Path
+) -> store.Index:
+    """Returns the same, but makes the index anew where it is of another model."""
+    if store.exists(place):
+        index = store.open_index(place)
+        if index.facts["model"] == fingerprint.of(trained):
+            return index
+        print(f"{place} is of another model: encoding anew.", file=sys.stderr)
+    return make(place, trained, encoders, run)
+
+
+def make(
+    place: str | Path, trained: Trained, encoders: evaluate.Encoders, run: str | Path
+) -> store.Index:
+    """Returns a new, empty index for a model."""
+    facts = {
+        "model": fingerprint.of(trained),
+        "of": fingerprint.words(trained),
+        "workdir": str(run) if remote.is_remote(run) else str(Path(run).absolute()),
+        "step": trained.step,
+    }
+    return store.create(place, facts, shapes(trained, encoders))
+
+
+def fill(
+    index: store.Index,
+    trained: Trained,
+    encoders: evaluate.Encoders,
+    listing: Listing,
+    *,
+    progress: bool,
+) -> Changes:
+    """Brings the index up to date, says on stderr what came of it, and names what was left out.
+
+    Raises ValueError where it holds no video then.
+    """
+    changes = update(index, trained, encoders, listing, progress=progress)
+    for line in changes.unreadable:
+        print(f"left out: {line}", file=sys.stderr)
+    count = index.videos.count_rows()
+    if not count:
+        total = len(listing.videos) + len(listing.errors)
+        raise ValueError(f"none of the {total} clips in {listing.source} can be read.")
+    print(f"{index.place}: {count} videos; {changes.line()}", file=sys.stderr)
+    return changes
+
+
+def vector(trained: Trained, encoders: evaluate.Encoders, file: str | Path) -> np.ndarray:
+    """Returns the vector of one video file, [1, E]; raises VideoError."""
+    [(_, clip)] = clip_features.encode_clips(trained, encoders, [Path(file)], progress=False)
+    if isinstance(clip, video.VideoError):
+        raise clip
+    return np.asarray(clip.features.video, np.float32)[None]
