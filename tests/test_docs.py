@@ -20,7 +20,7 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 COMMANDS = (
-    *("demo", "build", "doctor", "compress", "train", "eval", "search"),
+    *("demo", "build", "doctor", "compress", "train", "eval", "index", "search"),
     *("convert", "export", "download", "plan"),
 )
 SPAN = re.compile(r"`([^`\n]+)`")

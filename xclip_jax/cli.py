@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   xclip-jax export runs/mine --to huggingface
 """
 
+
 def main(argv: list[str] | None = None) -> None:
     """Runs one command; exits with 2 after a line on stderr where the input is at fault."""
     # TensorFlow, which writes shards and TensorBoard's files, has nothing to tell our users.

@@ -50,32 +50,36 @@ class Searcher(NamedTuple):
     encoders: evaluate.Encoders
 
 
-def texts(
+def texts(searcher: Searcher, queries: Sequence[str], *, bank: Sequence[str] = (), **options):
+    """Returns the best videos for each query; `bank` and `options` are those of `search`."""
+    against = encode(searcher, bank) if bank else None
+    return search(searcher, encode(searcher, queries), bank=against, **options)
+
+
+def search(
     searcher: Searcher,
-    queries: Sequence[str],
+    text,
     *,
     k: int,
     where: str | None = None,
     exact: bool = False,
     candidates: int = CANDIDATES,
-    bank: Sequence[str] = (),
+    bank=None,
 ) -> list[Found]:
-    """Returns the `k` best videos for each query.
+    """Returns the `k` best videos for each text, given as features.
 
     Args:
         where: an SQL expression over the index's columns that the videos must meet.
         exact: scores all of them.
         candidates: how many the first stage hands on, where not all are scored.
-        bank: other queries, against which QB-Norm sets the scores.
+        bank: features of other texts, against which QB-Norm sets the scores.
     """
-    text = _encode(searcher, queries)
-    bank_text = _encode(searcher, bank) if bank else None
     if exact:
-        return _exact(searcher, text, bank_text, k=k, where=where)
+        return _exact(searcher, text, bank, k=k, where=where)
     count = max(k, candidates)
     hubs = set()
-    if bank_text is not None:
-        for row in _rows(bank_text):
+    if bank is not None:
+        for row in _rows(bank):
             pool, scores, _ = _candidates(searcher, row, count, where)
             hubs |= {hit.path for hit in _best(pool, scores, scores, 1)}
     found = []
@@ -85,7 +89,7 @@ def texts(
         normalized = bool(first) and first[0].path in hubs
         order = scores
         if normalized:
-            against = _score(searcher, bank_text, video)[:, : len(scores)]
+            against = _score(searcher, bank, video)[:, : len(scores)]
             order = qb_norm.normalize(scores[None], against, beta=_beta(searcher))[0]
         found.append(Found(_best(pool, scores, order, k), normalized))
     return found
@@ -97,11 +101,25 @@ def like(
     """Returns the `k` videos nearest to each video vector [N, E], by the cosine of the vectors."""
     found = []
     for vector in vectors:
-        pool = _nearest(searcher.index, vector, max(k, CANDIDATES), where, [*FACTS, "video"])
+        pool = nearest(searcher.index, vector, max(k, CANDIDATES), where, [*FACTS, "video"])
         stored = pool["video"].combine_chunks().flatten().to_numpy().reshape(-1, len(vector))
         scores = stored.astype(np.float32) @ vector
         found.append(Found(_best(pool, scores, scores, k)))
     return found
+
+
+def encode(searcher: Searcher, queries: Sequence[str]):
+    """Returns the features of texts, a single one at a batch size of one."""
+    size = next((size for size in TEXT_SIZES if size >= len(queries)), TEXT_SIZES[-1])
+    trained = searcher.trained
+    return evaluate.encode_texts(
+        searcher.encoders,
+        trained.params,
+        trained.tokenizer,
+        list(queries),
+        max_words=trained.intake.max_words,
+        batch_size=size,
+    )
 
 
 def vectors(searcher: Searcher, text) -> np.ndarray:
@@ -124,19 +142,6 @@ def read_queries(file: str | Path) -> list[str]:
     return [line for line in found if line]
 
 
-def _encode(searcher: Searcher, queries: Sequence[str]):
-    size = next((size for size in TEXT_SIZES if size >= len(queries)), TEXT_SIZES[-1])
-    trained = searcher.trained
-    return evaluate.encode_texts(
-        searcher.encoders,
-        trained.params,
-        trained.tokenizer,
-        list(queries),
-        max_words=trained.intake.max_words,
-        batch_size=size,
-    )
-
-
 def _rows(text):
     """Yields each text as features of one."""
     for i in range(len(text.mask)):
@@ -149,14 +154,14 @@ def _candidates(searcher: Searcher, text, count: int, where: str | None):
     index = searcher.index
     fields = [name for name, (shape, _) in index.facts["fields"].items() if 0 not in shape]
     [vector] = vectors(searcher, text)
-    pool = _nearest(index, vector, count, where, [*FACTS, *fields])
+    pool = nearest(index, vector, count, where, [*FACTS, *fields])
     video = store.features(index, pool, feature_type(searcher.trained))
     video = jax.tree.map(lambda x: _pad(x, count), video)  # one program, however many there are
     scores = _score(searcher, text, video)[0]
     return pool, scores[: pool.num_rows], video
 
 
-def _nearest(index: store.Index, vector: np.ndarray, count: int, where: str | None, columns):
+def nearest(index: store.Index, vector: np.ndarray, count: int, where: str | None, columns):
     """Returns the rows whose vectors are nearest, as a PyArrow table."""
     query = index.videos.search(vector, vector_column_name="video").distance_type("dot")
     query = query.limit(count).nprobes(PROBES).refine_factor(REFINE)
