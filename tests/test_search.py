@@ -181,3 +181,24 @@ def test_qb_norm_decides_only_where_the_bank_has_the_same_first_answer(
             }
         expected = sorted(row, key=lambda path: -row[path])
         assert [hit.path for hit in answers.hits] == expected
+
+
+def test_a_search_reads_no_image_tower_and_answers_the_same(searcher):
+    alone = making.load_model(searcher.index, None, None, only_text=True)
+    text_only = searcher._replace(trained=alone)
+
+    assert not any(np.any(x) for x in jax.tree.leaves(alone.params["clip"]["visual"]))
+    assert query.texts(text_only, QUERIES, k=3) == query.texts(searcher, QUERIES, k=3)
+
+
+def test_a_checkpoint_whose_files_have_changed_is_read_whole_and_compared(searcher, run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    index = searcher.index._replace(facts=searcher.index.facts | {"workdir": str(copied)})
+
+    same = making.load_model(index, None, None, only_text=True)
+    other = index._replace(facts=index.facts | {"model": "0" * 64})
+
+    assert any(np.any(x) for x in jax.tree.leaves(same.params["clip"]["visual"]))
+    with pytest.raises(ValueError, match="holds features of .* is another model"):
+        making.load_model(other, None, None, only_text=True)

@@ -67,8 +67,10 @@ def _index(arguments: argparse.Namespace) -> None:
 
 def _search(arguments: argparse.Namespace) -> None:
     _check(arguments)
-    from xclip_jax import evaluate, fingerprint, workdir
+    from xclip_jax import evaluate, startup, workdir
     from xclip_jax.index import listing, making, query, store
+
+    startup.keep_compilations_of_this_cpu()
 
     queries = [*arguments.queries, *(query.read_queries(arguments.file) if arguments.file else [])]
     bank = query.read_queries(arguments.qb_norm) if arguments.qb_norm else []
@@ -86,11 +88,11 @@ def _search(arguments: argparse.Namespace) -> None:
         making.fill(index, trained, encoders, listed, progress=sys.stderr.isatty())
     else:
         index = store.open_index(arguments.index)
-        run = arguments.workdir or index.facts["workdir"]
-        which = arguments.checkpoint or ("selected" if arguments.workdir else None)
-        trained = workdir.load(run, which or str(index.facts["step"]))
+        only_text = not arguments.like
+        trained = making.load_model(
+            index, arguments.workdir, arguments.checkpoint, only_text=only_text
+        )
         encoders = evaluate.make_encoders(trained.graphdef)
-        store.check_model(index, fingerprint.of(trained), f"--workdir {run}")
     searcher = query.Searcher(index, trained, encoders)
     options = {"k": arguments.k, "where": arguments.where}
     asked, found = [], []

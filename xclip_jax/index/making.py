@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xclip_jax import clip_features, evaluate, fingerprint, remote, video
+from xclip_jax import clip_features, evaluate, fingerprint, remote, video, workdir
 from xclip_jax.index import store
 from xclip_jax.index.listing import Listing
 from xclip_jax.index.update import Changes, shapes, update
@@ -39,6 +39,23 @@ def open_or_replace(
     return make(place, trained, encoders, run)
 
 
+def load_model(index: store.Index, run: str | None, which: str | None, *, only_text: bool):
+    """Returns the model that an index was made with, a `Trained`: of the workdir it was made from,
+    or of `run` at checkpoint `which`.
+
+    With `only_text` the image tower may be missing. Raises ValueError where it is another model.
+    """
+    facts = index.facts
+    if run is None and which is None:
+        run, which = facts["workdir"], str(facts["step"])
+        if facts["stamp"] and facts["stamp"] == fingerprint.stamp(run, facts["step"]):
+            return workdir.load(run, which, only_text=only_text)
+    run = run or facts["workdir"]
+    trained = workdir.load(run, which or "selected")
+    store.check_model(index, fingerprint.of(trained), f"--workdir {run}")
+    return trained
+
+
 def make(
     place: str | Path, trained: Trained, encoders: evaluate.Encoders, run: str | Path
 ) -> store.Index:
@@ -48,6 +65,7 @@ def make(
         "of": fingerprint.words(trained),
         "workdir": str(run) if remote.is_remote(run) else str(Path(run).absolute()),
         "step": trained.step,
+        "stamp": fingerprint.stamp(run, trained.step),
     }
     return store.create(place, facts, shapes(trained, encoders))
 

@@ -20,7 +20,6 @@ from xclip_jax.workdir import Trained
 
 CANDIDATES = 256
 PROBES = 20  # of the vectors' index: partitions of 8,192 looked into
-REFINE = 2  # so many times the candidates are compared by their stored vectors, not by codes
 TILE = 2048  # videos in memory at a time where all are scored
 TEXT_SIZES = (1, 16, 64)  # a program for each
 FACTS = ("path", "duration", "metadata")
@@ -164,7 +163,7 @@ def _candidates(searcher: Searcher, text, count: int, where: str | None):
 def nearest(index: store.Index, vector: np.ndarray, count: int, where: str | None, columns):
     """Returns the rows whose vectors are nearest, as a PyArrow table."""
     query = index.videos.search(vector, vector_column_name="video").distance_type("dot")
-    query = query.limit(count).nprobes(PROBES).refine_factor(REFINE)
+    query = query.limit(count).nprobes(PROBES)
     if where:
         query = query.where(where)
     with store.filtering(where):
