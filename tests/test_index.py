@@ -321,3 +321,10 @@ def test_a_folder_of_nothing_but_broken_clips_is_one_line(trained, encoders, tmp
 
     with pytest.raises(ValueError, match=r"none of the 1 clips in .* can be read"):
         making.fill(opened, trained, encoders, listing.read(tmp_path), progress=False)
+
+
+def test_without_lancedb_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ValueError, match=r"pip install 'xclip_jax\[index\]'"):
+        store.create(tmp_path / "index", {}, {})

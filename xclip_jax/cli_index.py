@@ -56,8 +56,9 @@ def add(command) -> None:
 
 def _index(arguments: argparse.Namespace) -> None:
     from xclip_jax import evaluate, workdir
-    from xclip_jax.index import listing, making
+    from xclip_jax.index import listing, making, store
 
+    store.require()  # before the model is loaded
     listed = listing.read(arguments.videos)
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
     encoders = evaluate.make_encoders(trained.graphdef)
@@ -70,6 +71,7 @@ def _search(arguments: argparse.Namespace) -> None:
     from xclip_jax import evaluate, startup, workdir
     from xclip_jax.index import listing, making, query, store
 
+    store.require()
     startup.keep_compilations_of_this_cpu()
 
     queries = [*arguments.queries, *(query.read_queries(arguments.file) if arguments.file else [])]

@@ -60,6 +60,12 @@ class Row(NamedTuple):
     metadata: dict
 
 
+def require() -> None:
+    """Raises ValueError where LanceDB is not installed."""
+    if importlib.util.find_spec("lancedb") is None:
+        raise ValueError("an index needs LanceDB: pip install 'xclip_jax[index]'.")
+
+
 def exists(place: str | Path) -> bool:
     """Tells whether there is an index at `place`."""
     if "://" not in str(place) and not Path(place).is_dir():  # which LanceDB would make
@@ -260,8 +266,7 @@ def filtering(where: str | None) -> Iterator[None]:
 
 
 def _connect(place: str | Path):
-    if importlib.util.find_spec("lancedb") is None:
-        raise ValueError("an index needs LanceDB: pip install 'xclip_jax[index]'.")
+    require()
     # It would warn of every table that it makes.
     os.environ.setdefault("LANCEDB_LOG", "error")
     import lancedb
