@@ -51,7 +51,13 @@ def load_model(index: store.Index, run: str | None, which: str | None, *, only_t
         if facts["stamp"] and facts["stamp"] == fingerprint.stamp(run, facts["step"]):
             return workdir.load(run, which, only_text=only_text)
     run = run or facts["workdir"]
-    trained = workdir.load(run, which or "selected")
+    try:
+        trained = workdir.load(run, which or "selected")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} --index {index.place} was made by the model in {facts['workdir']}: give"
+            " --workdir where that lies now."
+        ) from None
     store.check_model(index, fingerprint.of(trained), f"--workdir {run}")
     return trained
 
