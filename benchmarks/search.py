@@ -23,7 +23,7 @@ from similarity import EMBED, TOWERS
 from tqdm import tqdm
 
 from xclip_jax import evaluate, models
-from xclip_jax.index import query, store
+from xclip_jax.index import ann, query, store
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.workdir import Trained
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args, folder: Path) -> None:
     """Makes an index, searches it, adds videos and finds them; prints what it took."""
     searcher, write_seconds = make(args.videos, folder)
-    _, build_seconds = measure.timed(store.tidy, searcher.index)
+    _, build_seconds = measure.timed(ann.tidy, searcher.index)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     text = texts(range(args.queries), args.videos)
 
@@ -68,7 +68,7 @@ def run(args, folder: Path) -> None:
 
     start = time.perf_counter()
     store.put(searcher.index, rows(args.videos, ADDED), replace=False)
-    store.tidy(searcher.index)
+    ann.tidy(searcher.index)
     add_seconds = time.perf_counter() - start
     later = texts(range(args.queries), ADDED, start=args.videos)
     found, _ = ask(searcher, later, options)

@@ -10,7 +10,7 @@ import pytest
 import rendered
 
 from xclip_jax import evaluate, workdir
-from xclip_jax.index import listing, making, query, store, update
+from xclip_jax.index import ann, listing, making, query, store, update
 
 CLIPS = 4
 
@@ -256,7 +256,7 @@ def test_the_default_index_of_a_folder_is_made_anew_for_another_model(
 def test_many_videos_are_found_by_an_index_over_their_vectors(
     index, trained, encoders, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(store, "ANN_ROWS", 300)  # LanceDB wants 256 to learn from
+    monkeypatch.setattr(ann, "ROWS", 300)  # LanceDB wants 256 to learn from
     index()
     opened = store.open_index(tmp_path / "index")
     kind = update.feature_type(trained)
@@ -270,7 +270,7 @@ def test_many_videos_are_found_by_an_index_over_their_vectors(
         videos.append(store.Row(f"/{i}.mp4", "", 1, 1, "made up", 1.0, np.zeros(1), drawn, {}))
 
     store.put(opened, videos, replace=False)
-    store.tidy(opened)
+    ann.tidy(opened)
     searcher = query.Searcher(opened, trained, encoders)
     found = query.like(searcher, np.stack([row.features.video for row in videos[:7]]), k=1)
 

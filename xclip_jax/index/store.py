@@ -4,7 +4,7 @@ A folder, an address on gs:// or s3://, or db://, a LanceDB server, go through t
 change is one commit of LanceDB's: a process that is killed leaves the table as of the last one.
 
 Features are float16. Against float32 they take half the room, which is nearly all of an index's,
-and reading them half the time; scores change by a few thousandths, of logits of tens.
+and reading them half the time; scores of 120 clips changed by a thousandth at most, of tens.
 """
 
 import contextlib
@@ -21,10 +21,6 @@ import numpy as np
 FORMAT = 1
 VIDEOS, UNREADABLE = "videos", "unreadable"
 KEY = b"xclip_jax"  # of the table's metadata, which holds the index's facts as JSON
-# Fewer videos than this are all compared by their vectors, in about ten milliseconds on two cores.
-ANN_ROWS = 20_000
-ANN, ANN_BITS = "video_idx", 4  # its name, and bits a dimension
-MOST_FILES, ROWS_A_FILE = 100, 4096  # beyond so many, and smaller ones, they are merged
 NAMES = 500  # of files in one SQL expression
 
 
@@ -210,31 +206,6 @@ def features(index: Index, rows, kind: type) -> tuple:
         flat = rows[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         columns[name] = flat.reshape(-1, *shape).astype(np.float32 if form == "f" else bool)
     return kind(**columns)
-
-
-def tidy(index: Index) -> None:
-    """Makes the index over the vectors, anew once many videos have come since (LanceDB compares
-    those one by one), and merges the files of many small commits.
-
-    It is IVF with RaBitQ's codes of four bits a dimension. Measured on 60,000 clustered vectors on
-    two cores, it was made in 3 s and answered in 3 ms with 94 % of the 300 nearest; IVF_PQ of 64
-    bytes took 35 s and gave 77 %, IVF_HNSW_SQ 56 s, 6 ms and 97 %.
-    """
-    from lancedb.index import IvfRq
-
-    count = index.videos.count_rows()
-    stats = index.videos.index_stats(ANN) if _has_ann(index) else None
-    if (stats.num_unindexed_rows if stats else count) >= ANN_ROWS:
-        config = IvfRq(distance_type="dot", num_bits=ANN_BITS)
-        index.videos.create_index("video", config=config, name=ANN, replace=True)
-    # Merging writes all rows anew, a million a file: seldom, then, and not for large commits.
-    files = index.videos.stats()["fragment_stats"]["num_fragments"]
-    if files > MOST_FILES + count // ROWS_A_FILE:
-        index.videos.optimize()
-
-
-def _has_ann(index: Index) -> bool:
-    return any(found.name == ANN for found in index.videos.list_indices())
 
 
 def scan(index: Index, columns: Iterable[str], *, where: str | None, rows: int):

@@ -16,7 +16,7 @@ import jax
 from tqdm import tqdm
 
 from xclip_jax import clip_features, evaluate, video
-from xclip_jax.index import store
+from xclip_jax.index import ann, store
 from xclip_jax.index.listing import Listing
 from xclip_jax.models import clip2video, similarity
 from xclip_jax.workdir import Trained
@@ -124,7 +124,7 @@ def update(
             pace = len(chunk) / max(time.monotonic() - start, 1e-3)
             size = min(max(int(pace * SECONDS), LEAST), MOST)
     if todo or gone:
-        store.tidy(index)
+        ann.tidy(index)
     return Changes(**counts, removed=len(gone), kept=len(kept), unreadable=list(told.values()))
 
 
