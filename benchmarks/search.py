@@ -111,7 +111,7 @@ def make(videos: int, folder: Path) -> tuple[query.Searcher, float]:
         "frames": ((FRAMES, EMBED), "f"),
         "mask": ((FRAMES,), "b"),
     }
-    facts = {"model": "synthetic", "of": "synthetic features", "workdir": "", "step": 0}
+    facts = {"model": "synthetic", "of": "synthetic features", "moment_frames": 0}
     index = store.create(folder / "index", facts, shapes)
     seconds = 0.0
     for start in tqdm(range(0, videos, PIECE), "writing", unit="piece"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rendered
 
-from xclip_jax import evaluate, workdir
+from xclip_jax import clip_features, evaluate, workdir
 from xclip_jax.index import ann, listing, making, query, store, update
 
 CLIPS = 4
@@ -287,6 +287,32 @@ def damage_metadata(folder):
     shutil.rmtree(folder / "unreadable.lance")
 
 
+def test_frames_to_find_moments_by_are_kept_where_asked_for(
+    index, trained, encoders, clips, tmp_path
+):
+    index()
+    place = tmp_path / "with frames"
+    opened = making.open_or_make(place, trained, encoders, "run", moment_frames=5)
+    update.update(opened, trained, encoders, listing.read(clips), progress=False)
+    path = clips / "test-00001.mp4"
+    [(_, clip)] = clip_features.encode_clips(
+        trained, encoders, [path], progress=False, most_frames=5
+    )
+
+    frames, times = store.moment_frames(store.open_index(place), str(path))
+
+    assert frames.shape == (5, 64) and times[-1] > 3
+    np.testing.assert_array_equal(times, clip.frame_times)
+    # Of float16, and of batches of other sizes.
+    np.testing.assert_allclose(frames, clip.frames, rtol=2e-3, atol=2e-3)
+    with pytest.raises(ValueError, match=r"has no video /it's\.mp4"):
+        store.moment_frames(opened, "/it's.mp4")
+    with pytest.raises(ValueError, match=r"keeps no frames to find moments by"):
+        store.moment_frames(store.open_index(tmp_path / "index"), str(path))
+    with pytest.raises(ValueError, match=r"--moment-frames 7: .* keeps 5 of each"):
+        making.open_or_make(place, trained, encoders, "run", moment_frames=7)
+
+
 @pytest.mark.parametrize("damage", [damage_manifests, damage_metadata], ids=["manifest", "gone"])
 def test_a_damaged_index_is_one_line_that_says_what_to_do(index, tmp_path, damage):
     index()
@@ -323,8 +349,8 @@ def test_a_folder_of_nothing_but_broken_clips_is_one_line(trained, encoders, tmp
         making.fill(opened, trained, encoders, listing.read(tmp_path), progress=False)
 
 
-def test_without_lancedb_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_lancedb_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     with pytest.raises(ValueError, match=r"pip install 'xclip_jax\[index\]'"):
-        store.create(tmp_path / "index", {}, {})
+        store.require()

@@ -25,6 +25,12 @@ def add(command) -> None:
     index.add_argument("--workdir", required=True, help="folder of the run")
     index.add_argument("--index", required=True, help="folder, gs://, s3:// or db:// address")
     index.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
+    index.add_argument(
+        "--moment-frames",
+        type=int,
+        metavar="N",
+        help="keep N frames of each video, spread over all of it, to find moments by (default: 0)",
+    )
 
     search = command(
         "search",
@@ -59,10 +65,18 @@ def _index(arguments: argparse.Namespace) -> None:
     from xclip_jax.index import listing, making, store
 
     store.require()  # before the model is loaded
+    if arguments.moment_frames is not None and arguments.moment_frames < 0:
+        raise ValueError(f"--moment-frames {arguments.moment_frames}: expected 0 or more.")
     listed = listing.read(arguments.videos)
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
     encoders = evaluate.make_encoders(trained.graphdef)
-    index = making.open_or_make(arguments.index, trained, encoders, arguments.workdir)
+    index = making.open_or_make(
+        arguments.index,
+        trained,
+        encoders,
+        arguments.workdir,
+        moment_frames=arguments.moment_frames,
+    )
     making.fill(index, trained, encoders, listed, progress=sys.stderr.isatty())
 
 

@@ -13,17 +13,28 @@ from xclip_jax.workdir import Trained
 
 
 def open_or_make(
-    place: str | Path, trained: Trained, encoders: evaluate.Encoders, run: str | Path
+    place: str | Path,
+    trained: Trained,
+    encoders: evaluate.Encoders,
+    run: str | Path,
+    *,
+    moment_frames: int | None = None,
 ) -> store.Index:
     """Returns the index at `place`, made for the model where there is none; `run` is the workdir
-    that the model came from.
+    that the model came from, `moment_frames` as in `make` or None for what there is.
 
-    Raises ValueError where the index is of another model.
+    Raises ValueError where the index is of another model, or keeps another number of frames.
     """
     if not store.exists(place):
-        return make(place, trained, encoders, run)
+        return make(place, trained, encoders, run, moment_frames=moment_frames or 0)
     index = store.open_index(place)
     store.check_model(index, fingerprint.of(trained), f"--workdir {run}")
+    kept = index.facts["moment_frames"]
+    if moment_frames is not None and moment_frames != kept:
+        raise ValueError(
+            f"--moment-frames {moment_frames}: --index {place} keeps {kept} of each video; leave"
+            " the option out, or choose another --index."
+        )
     return index
 
 
@@ -63,15 +74,22 @@ def load_model(index: store.Index, run: str | None, which: str | None, *, only_t
 
 
 def make(
-    place: str | Path, trained: Trained, encoders: evaluate.Encoders, run: str | Path
+    place: str | Path,
+    trained: Trained,
+    encoders: evaluate.Encoders,
+    run: str | Path,
+    *,
+    moment_frames: int = 0,
 ) -> store.Index:
-    """Returns a new, empty index for a model."""
+    """Returns a new, empty index for a model; of each video it keeps the raw features of at most
+    `moment_frames` frames, to find moments by."""
     facts = {
         "model": fingerprint.of(trained),
         "of": fingerprint.words(trained),
         "workdir": str(run) if remote.is_remote(run) else str(Path(run).absolute()),
         "step": trained.step,
         "stamp": fingerprint.stamp(run, trained.step),
+        "moment_frames": moment_frames,
     }
     return store.create(place, facts, shapes(trained, encoders))
 

@@ -31,8 +31,9 @@ class Index(NamedTuple):
         place: the folder or address.
         videos: the LanceDB table of videos.
         unreadable: the LanceDB table of files that gave no features, and why.
-        facts: `model`, its fingerprint; `of`, the model in words; `workdir` and `checkpoint` to
-            load it from; `fields`, the shape of each feature of one video.
+        facts: `model`, its fingerprint; `of`, the model in words; `workdir` and `step` to load it
+            from, and the `stamp` of that checkpoint; `fields`, the shape of each feature of one
+            video; `moment_frames`, how many raw frames of each are kept at most.
     """
 
     place: str
@@ -43,7 +44,11 @@ class Index(NamedTuple):
 
 class Row(NamedTuple):
     """A video to add: `features` is one row of what `encode_video` returns; `times` in seconds,
-    of its frames; `mtime` in nanoseconds; `source` the folder or list it came from."""
+    of its frames; `mtime` in nanoseconds; `source` the folder or list it came from.
+
+    `frames` [N, E] and `frame_times` [N] are what moments are found by: CLIP's raw features of
+    frames all over the video. An index without `moment_frames` does not keep them.
+    """
 
     path: str
     sha256: str
@@ -54,6 +59,8 @@ class Row(NamedTuple):
     times: np.ndarray
     features: tuple
     metadata: dict
+    frames: np.ndarray | None = None
+    frame_times: np.ndarray | None = None
 
 
 def require() -> None:
@@ -115,6 +122,9 @@ def create(place: str | Path, facts: dict, shapes: dict[str, tuple[tuple[int, ..
         for name, (shape, kind) in shapes.items()
         if math.prod(shape)
     ]
+    if facts["moment_frames"]:
+        columns.append(pa.field("moment_frames", pa.list_(pa.float16())))
+        columns.append(pa.field("moment_times", pa.list_(pa.float32())))
     named = [("path", pa.string()), ("size", pa.int64()), ("mtime", pa.int64())]
     other = [*named, ("source", pa.string()), ("error", pa.string())]
     database = _connect(place)
@@ -156,6 +166,10 @@ def table(index: Index, rows: Sequence[Row]):
             dtype = np.float16 if kind == "f" else bool
             values = np.stack([getattr(row.features, name) for row in rows]).astype(dtype)
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size)
+    if index.facts["moment_frames"]:
+        flat = [row.frames.astype(np.float16).ravel() for row in rows]
+        columns["moment_frames"] = pa.array(flat, pa.list_(pa.float16()))
+        columns["moment_times"] = pa.array([row.frame_times for row in rows])
     return pa.table(columns)
 
 
@@ -218,6 +232,25 @@ def scan(index: Index, columns: Iterable[str], *, where: str | None, rows: int):
     with filtering(where):
         for batch in query.to_batches(rows):
             yield pa.Table.from_batches([batch])
+
+
+def moment_frames(index: Index, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns CLIP's raw features [N, E] of frames all over a video, and their seconds [N].
+
+    Raises ValueError where the index does not keep them, or does not have the video.
+    """
+    if not index.facts["moment_frames"]:
+        raise ValueError(
+            f"--index {index.place} keeps no frames to find moments by: index again into another"
+            " --index with --moment-frames 64, say."
+        )
+    query = index.videos.search().where(f"path = {quoted(path)}")
+    rows = query.select(["moment_frames", "moment_times"]).to_arrow()
+    if not rows.num_rows:
+        raise ValueError(f"--index {index.place} has no video {path}.")
+    times = rows["moment_times"][0].values.to_numpy()
+    flat = rows["moment_frames"][0].values.to_numpy()
+    return flat.reshape(len(times), -1).astype(np.float32), times
 
 
 @contextlib.contextmanager

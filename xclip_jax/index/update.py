@@ -108,7 +108,13 @@ def update(
         while done < len(todo):
             start, chunk = time.monotonic(), todo[done : done + size]
             rows, touched, errors = _encode(
-                trained, encoders, listing, chunk, known, lambda: bar.update(1)
+                trained,
+                encoders,
+                listing,
+                chunk,
+                known,
+                most_frames=index.facts["moment_frames"] or None,
+                step=lambda: bar.update(1),
             )
             new = [row for row in rows if row.path not in known]
             again = [row for row in rows if row.path in known]
@@ -174,6 +180,8 @@ def _encode(
     listing: Listing,
     chunk: list[str],
     known: dict[str, _Known],
+    *,
+    most_frames: int | None,
     step: Callable,
 ) -> tuple[list[store.Row], dict[str, _Read], dict[str, video.VideoError]]:
     """Returns the rows to add, the files whose content is as before, and those that cannot be
@@ -189,7 +197,10 @@ def _encode(
             step()
         else:
             new.append(Path(path))
-    for place, clip in clip_features.encode_clips(trained, encoders, new, progress=False):
+    clips = clip_features.encode_clips(
+        trained, encoders, new, progress=False, most_frames=most_frames
+    )
+    for place, clip in clips:
         path, found = str(place), read[str(place)]
         if isinstance(clip, video.VideoError):
             errors[path] = clip
@@ -205,6 +216,8 @@ def _encode(
                     clip.times,
                     clip.features,
                     listing.videos[path],
+                    clip.frames,
+                    clip.frame_times,
                 )
             )
         step()
