@@ -84,7 +84,7 @@ ON_TOP = (
         "few_shapes",
         "clip_features",
         "fingerprint",
-        "search",
+        "index",
         "moments",
         "sources",
         "library",
@@ -108,6 +108,7 @@ COMMANDS = (
     "cli_weights",
     "cli_features",
     "cli_plan",
+    "cli_index",
     "cli",
     "__main__",
 )  # these may import data too
@@ -146,6 +147,8 @@ ONLY_IN = {
     "tokenizers": {"tokenizer"},
     "mteb": {"mteb_adapter"},
     "datasets": {"mteb_adapter"},
+    "lancedb": {"index"},
+    "pyarrow": {"index", "feature_file"},
     "torch": set(),
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

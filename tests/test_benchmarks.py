@@ -70,6 +70,14 @@ def test_similarity_scores_the_rows_asked_for(capsys):
     assert line["pairs_per_second"] > 0 and line["process_peak_gib"] > 0.1
 
 
+def test_an_index_finds_what_the_exact_ranking_does(capsys):
+    line = lines_of("search", capsys, "--videos", "300", "--queries", "2", "--candidates", "64")
+
+    assert (line["videos"], line["candidates"], line["own_video_first"]) == (300, 64, 1)
+    assert line["recall_at_10"] > 0.8 and line["added_found_first"] == 1
+    assert line["whole_ms"]["p95"] >= line["whole_ms"]["p50"] > 0 and line["gigabytes"] > 0.003
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="pins threads to a core")
 def test_the_input_pipeline_is_pinned_to_one_core_and_let_go(shapes, capsys):
     pinned = importlib.import_module("measure").usable_cores()

@@ -16,7 +16,7 @@ from xclip_jax.records import Shards
 
 COMMANDS = (
     *("demo", "build", "compress", "doctor", "train"),
-    *("eval", "search", "explain", "convert", "embed", "export", "download", "plan"),
+    *("eval", "index", "search", "explain", "convert", "embed", "export", "download", "plan"),
 )
 
 
@@ -270,7 +270,7 @@ def test_search_prints_the_best_clips_of_each_query(run, shapes, tmp_path, capsy
         assert ranks == ("1", "2", "3")
         assert list(map(float, scores)) == sorted(map(float, scores), reverse=True)
         assert len(set(paths)) == 3 and all(path.startswith(str(videos)) for path in paths)
-    assert len(list(workdir.glob("features-my clips-*.npz"))) == 1
+    assert len(list(workdir.glob("index-my clips-*"))) == 1
 
 
 @pytest.fixture

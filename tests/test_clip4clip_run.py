@@ -63,7 +63,7 @@ def test_a_run_that_goes_on_draws_the_same_dropout(finished, shapes, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_search_answers_from_its_features_file_as_it_did_at_first(finished, shapes, capsys):
+def test_search_answers_from_its_index_as_it_did_at_first(finished, shapes, capsys):
     folder, _ = finished
     clips = shapes / "rendered" / "videos"
     command = ["search", "--workdir", str(folder), "--videos", str(clips), "-k", "3", "a circle"]

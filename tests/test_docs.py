@@ -20,8 +20,8 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 COMMANDS = (
-    *("demo", "build", "doctor", "compress", "train", "eval", "search", "explain"),
-    *("convert", "embed", "export", "download", "plan"),
+    *("demo", "build", "doctor", "compress", "train", "eval", "index", "search"),
+    *("explain", "convert", "embed", "export", "download", "plan"),
 )
 SPAN = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -1,7 +1,6 @@
 """Why this score: parts and attention that add up to what the model itself computes."""
 
 import re
-import shutil
 
 import jax
 import numpy as np
@@ -11,7 +10,8 @@ from flax import nnx
 from PIL import Image
 from test_xclip import features, score, unit
 
-from xclip_jax import cli, evaluate, explain_page, explain_plot, models, search, workdir
+import xclip_jax
+from xclip_jax import cli, explain_page, explain_plot, models
 from xclip_jax.explain import Explanation, explain
 from xclip_jax.explain_grid import Pair, grid
 from xclip_jax.models.similarity import CONTRASTS, Text, Video
@@ -193,18 +193,13 @@ def test_a_model_without_parts_shows_the_frames_and_says_why(shown, tmp_path):
     assert grid(found, pair) is None and (tmp_path / "why.png").stat().st_size > 1000
 
 
-def test_the_command_explains_the_score_that_search_finds(run, shapes, tmp_path, capsys):
+def test_the_command_explains_the_score_that_the_library_gives(run, shapes, tmp_path, capsys):
     video = shapes / "rendered" / "videos" / "test-00001.mp4"
-    (tmp_path / "one").mkdir()
-    shutil.copy(video, tmp_path / "one")
     text = "a red square moves left"
 
     cli.main(["explain", str(video), text, "--workdir", str(run), "--out", f"{tmp_path}/w.html"])
     said = capsys.readouterr().out
-    trained = workdir.load(run)
-    encoders = evaluate.make_encoders(trained.graphdef)
-    index = search.index_folder(trained, encoders, tmp_path / "one", tmp_path / "features.npz")
-    [[(_, score)]] = search.search(trained, encoders, index, [text], k=1)
+    [[score]] = xclip_jax.load(run).similarity([text], [video])
 
     assert f"score {score:.2f} =" in said and "frame-word" in said
     assert "red" in (tmp_path / "w.html").read_text(encoding="utf-8")

@@ -5,8 +5,9 @@ and renamed when whole, so a killed run never leaves half of one behind.
 """
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -161,16 +162,22 @@ def best_step(checkpointer: ocp.training.Checkpointer, metric: str = BEST) -> in
     return max(rated)[1] if rated else None
 
 
-def load_params(workdir, which: str = "last", *, metric: str = BEST) -> tuple[dict, int]:
+def load_params(
+    workdir, which: str = "last", *, metric: str = BEST, without: Collection[tuple] = ()
+) -> tuple[dict, int]:
     """Returns the parameters of a run's checkpoint on one device, and its step.
 
     Args:
       which: "last", "best" (by `metric` as evaluated while training) or a step number.
+      without: parts that are not read, as paths of names: `("clip", "visual")`. Their arrays are
+        zeros that take no memory.
     """
     folder = _folder(workdir)
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints: expected the folder {folder}.")
-    with ocp.training.Checkpointer(folder) as checkpointer:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # the optimizer's state is twice as large
+    with ocp.training.Checkpointer(folder, context=context) as checkpointer:
         found = {checkpoint.step for checkpoint in checkpointer.checkpoints}
         if not found:
             raise FileNotFoundError(f"{folder} holds no finished checkpoint yet.")
@@ -188,11 +195,21 @@ def load_params(workdir, which: str = "last", *, metric: str = BEST) -> tuple[di
                 f" {sorted(found)}."
             )
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        metadata = _described(checkpointer, step)
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            _described(checkpointer, step)["params"],
         )
-        return _load(checkpointer, step, abstract)["params"], step
+        left_out = {path: _taken(abstract, path) for path in without}
+        params = _load(checkpointer, step, {"params": abstract})["params"]
+        for path, part in left_out.items():
+            zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), part)
+            functools.reduce(dict.__getitem__, path[:-1], params)[path[-1]] = zeros
+        return params, step
+
+
+def _taken(tree: dict, path: tuple) -> dict:
+    """Returns the part of a nested dict at `path`, which it has no more."""
+    return functools.reduce(dict.__getitem__, path[:-1], tree).pop(path[-1])
 
 
 def _check_metrics(folder) -> None:

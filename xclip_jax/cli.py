@@ -8,13 +8,13 @@ import argparse
 import json
 import os
 import sys
-import zlib
 from pathlib import Path
 
 from xclip_jax import (
     cli_build,
     cli_explain,
     cli_features,
+    cli_index,
     cli_plan,
     cli_shards,
     cli_train,
@@ -29,6 +29,8 @@ EXAMPLES = """examples:
   xclip-jax train --config jsonl --config.data.dir=shards/mine --workdir runs/mine
   xclip-jax eval --workdir runs/mine --split test
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
+  xclip-jax index ~/clips --workdir runs/mine --index clips.lance
+  xclip-jax search --index clips.lance "a man is cooking" --json
   xclip-jax embed --workdir runs/mine --videos ~/clips --out clips.parquet
   xclip-jax explain clip.mp4 "a man is cooking" --workdir runs/mine --out why.html
   xclip-jax compress videos --out videos-small      where disk or network is scarce
@@ -37,8 +39,6 @@ EXAMPLES = """examples:
   xclip-jax plan --config msrvtt --topology v5e:4x4 --batch-size 512 --pairs 180000
   xclip-jax export runs/mine --to huggingface
 """
-
-CHECKPOINT = "selected (default: as the run's select_on has it), last, best or a step"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -90,7 +90,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--data", help="shards (default: those of training)")
     evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
-    evaluate.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
+    evaluate.add_argument("--checkpoint", default="selected", help=cli_index.CHECKPOINT)
     evaluate.add_argument(
         "--report", metavar="FILE.html", help="page of ranks, recalls and the worst failures"
     )
@@ -101,21 +101,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="what equal scores count as (default: average)",
     )
 
-    search = command(
-        "search",
-        _search,
-        "find the clips of a folder that match a text",
-        'xclip-jax search --workdir runs/mine --videos ~/clips "a dog runs" "a man cooks"',
-    )
-    search.add_argument("queries", nargs="+", metavar="QUERY", help="what to look for")
-    search.add_argument("--workdir", required=True, help="folder of the run")
-    search.add_argument("--videos", required=True, help="folder of clips")
-    search.add_argument("--features", help="file for the clips' features (default: in the workdir)")
-    search.add_argument("--checkpoint", default="selected", help=CHECKPOINT)
-    search.add_argument("-k", type=int, default=5, help="clips a query (default: 5)")
-
+    cli_index.add(command)
     cli_features.add(command)
-    cli_explain.add(command, CHECKPOINT)
+    cli_explain.add(command, cli_index.CHECKPOINT)
     cli_weights.add(command)
     cli_plan.add(command)
 
@@ -175,22 +163,3 @@ def _eval(arguments) -> None:
         table = metrics.table(scores)
         eval_report.write(page, name, said, table, matrix, shards, ties=arguments.ties)
         print(f"wrote {page}", file=sys.stderr)
-
-
-def _search(arguments) -> None:
-    from xclip_jax import evaluate, search, workdir
-
-    if arguments.k < 1:
-        raise ValueError(f"-k {arguments.k}: expected 1 or more.")
-    trained = workdir.load(arguments.workdir, arguments.checkpoint)
-    folder = Path(arguments.videos)
-    place = folder.absolute()  # two folders may have one name
-    checksum = zlib.crc32(str(place).encode())
-    default = Path(arguments.workdir) / f"features-{place.name}-{checksum:08x}.npz"
-    encoders = evaluate.make_encoders(trained.graphdef)
-    index = search.index_folder(trained, encoders, folder, arguments.features or default)
-    found = search.search(trained, encoders, index, arguments.queries, k=arguments.k)
-    for query, answers in zip(arguments.queries, found, strict=True):
-        print(f"\n{query}")
-        for rank, (path, score) in enumerate(answers, 1):
-            print(f"{rank:3d}. {score:8.3f}  {path}")

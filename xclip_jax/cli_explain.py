@@ -34,28 +34,37 @@ def _explain(arguments) -> None:
         raise ValueError("; ".join(problems) + ".")
 
     import jax
-    import numpy as np
     from PIL import Image
 
-    from xclip_jax import evaluate, explain, explain_grid, explain_page, explain_plot, workdir
+    from xclip_jax import (
+        clip_features,
+        evaluate,
+        explain,
+        explain_grid,
+        explain_page,
+        explain_plot,
+        sampling,
+        workdir,
+    )
 
     if out.suffix.lower() == ".png":
         explain_plot.pyplot()  # says at once if it is missing
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
-    pixels, mask, times = _frames(trained, Path(arguments.video))
     encoders = evaluate.make_encoders(trained.graphdef)
-    batch = [(pixels[None], mask[None])]
-    videos = evaluate.encode_videos(encoders, trained.params, batch, batch_size=1)
+    clip = sampling.from_file(
+        Path(arguments.video), trained.intake, trained.frame_policy, most=None
+    )
+    [encoded] = clip_features.encode(trained, encoders, [clip])
     ids, token_mask = trained.tokenizer([arguments.text], trained.intake.max_words)
     [texts] = evaluate.token_batches(encoders, trained.params, ids, token_mask, batch_size=1)
-    text, video = (jax.tree.map(lambda x: x[0], features) for features in (texts, videos))
-    found = explain.explain(trained.graphdef, trained.params, text, video)
+    text = jax.tree.map(lambda x: x[0], texts)
+    found = explain.explain(trained.graphdef, trained.params, text, encoded.features)
     pair = explain_grid.Pair(
         arguments.text,
         Path(arguments.video).name,
         trained.tokenizer.decode_words(ids[0][token_mask[0]]),
-        [Image.fromarray(frame) for frame in pixels[np.flatnonzero(mask)]],
-        times,
+        [Image.fromarray(frame) for frame in clip.pixels[clip.chosen]],
+        encoded.times,
     )
     if out.suffix.lower() == ".png":
         explain_plot.save(found, pair, out)
@@ -67,25 +76,3 @@ def _explain(arguments) -> None:
     if found.absent:
         print(found.absent)
     print(f"drawn in {out}")
-
-
-def _frames(trained, path: Path):
-    """Returns the pixels [F, H, W, 3], mask [F] and seconds of the frames that a model is given of
-    a file, the same as in a search."""
-    import numpy as np
-
-    from xclip_jax import frame_policy, frames, video
-
-    intake, stored = trained.intake, trained.frame_policy
-    images, times = video.read(path, policy=stored["name"], short_side=stored["short_side"])
-    chosen = frame_policy.choose(
-        len(images),
-        intake.evaluation,
-        stored=stored["name"],
-        most=intake.max_frames,
-        rng=np.random.default_rng(intake.frame_seed),
-    )
-    pixels = np.zeros((intake.max_frames, intake.image_size, intake.image_size, 3), np.uint8)
-    for i, j in enumerate(chosen):
-        pixels[i] = frames.to_square(images[j], intake.image_size)
-    return pixels, np.arange(intake.max_frames) < len(chosen), times[chosen]

@@ -169,9 +169,12 @@ def finish(workdir: "Path | remote.RemotePath", step: int, metrics: dict[str, fl
         file.write_text(json.dumps({"step": step, "metrics": metrics}) + "\n")
 
 
-def load(workdir: Path | str, which: str = "selected") -> Trained:
+def load(workdir: Path | str, which: str = "selected", *, only_text: bool = False) -> Trained:
     """Returns the model of a run at checkpoint `which`: "last", "best" or a step, or "selected",
-    which of the two the run's `select_on` means."""
+    which of the two the run's `select_on` means.
+
+    With `only_text` the image tower, more than half of CLIP, is not read: it is zeros.
+    """
     workdir = remote.place(workdir)
     file = workdir / "config.json"
     if not file.is_file():
@@ -187,7 +190,8 @@ def load(workdir: Path | str, which: str = "selected") -> Trained:
     if which == "selected":
         which = "last" if config.get("select_on", "last") == "last" else "best"
     metric = config.get("best_metric", checkpoint.BEST)
-    params, step = checkpoint.load_params(workdir, which, metric=metric)
+    without = [("clip", "visual")] if only_text else []
+    params, step = checkpoint.load_params(workdir, which, metric=metric, without=without)
     check_shapes(params, abstract, workdir)
     taken = intake(config, sizes)
     if not taken.frame_policy:  # trained on all that was stored: so it is to be evaluated
