@@ -19,7 +19,6 @@ from xclip_jax.index.update import feature_type
 from xclip_jax.workdir import Trained
 
 CANDIDATES = 256
-PROBES = 20  # of the index over vectors: partitions of about 8,192 looked into
 TILE = 2048  # videos in memory at a time where all are scored
 TEXT_SIZES = (1, 16, 64)  # a program for each
 FACTS = ("path", "duration", "metadata")
@@ -163,8 +162,8 @@ def _candidates(searcher: Searcher, text, count: int, where: str | None):
 def nearest(index: store.Index, vector: np.ndarray, count: int, where: str | None, columns):
     """Returns the rows whose vectors are nearest, as a PyArrow table."""
     query = index.videos.search(vector, vector_column_name="video").distance_type("dot")
-    # More than these partitions where a filter leaves too few in them (0: all, if need be).
-    query = query.limit(count).minimum_nprobes(PROBES).maximum_nprobes(0)
+    # 0: all partitions. With a few a narrow filter would find nothing, and clusters are cut.
+    query = query.limit(count).minimum_nprobes(20).maximum_nprobes(0)
     if where:
         query = query.where(where)
     with store.filtering(where):
