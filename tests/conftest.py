@@ -1,6 +1,8 @@
 """Shared set-up: eight fake CPU devices, checked shapes, and the real material where it exists."""
 
+import fcntl
 import os
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +38,19 @@ def shared() -> Path:
     return folder
 
 
+def made_once(tmp_path_factory, name: str, make) -> Path:
+    """Returns a copy of the folder that `make(folder)` fills, once for all processes of tests."""
+    mine = tmp_path_factory.getbasetemp()
+    common = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    folder = common / f"made-{name}"
+    with (common / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make(mine / "making")
+            (mine / "making").rename(folder)
+    return Path(shutil.copytree(folder, mine / name))
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """A folder with `rendered` clips of the embedded data set and their `shards`: 24 to train on,
@@ -44,17 +59,18 @@ def shapes(tmp_path_factory) -> Path:
     from xclip_jax.data.build import build
     from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
 
-    folder = tmp_path_factory.mktemp("shapes")
-    synthetic.render(folder / "rendered", train_clips=24, test_clips=6, workers=1)
-    build(
-        read_clips(folder / "rendered" / "captions.jsonl"),
-        folder / "shards",
-        name="shapes",
-        short_side=64,
-        vocab=folder / "rendered" / "merges.txt",
-        workers=1,
-    )
-    return folder
+    def make(folder: Path) -> None:
+        synthetic.render(folder / "rendered", train_clips=24, test_clips=6, workers=1)
+        build(
+            read_clips(folder / "rendered" / "captions.jsonl"),
+            folder / "shards",
+            name="shapes",
+            short_side=64,
+            vocab=folder / "rendered" / "merges.txt",
+            workers=1,
+        )
+
+    return made_once(tmp_path_factory, "shapes", make)
 
 
 def _tiny_config(shapes: Path):
@@ -109,6 +125,7 @@ def run(shapes, tmp_path_factory) -> Path:
     """The workdir of a finished run of `tiny_config`."""
     from xclip_jax import train
 
-    folder = tmp_path_factory.mktemp("run")
-    train.train_and_evaluate(_tiny_config(shapes), folder)
-    return folder
+    def make(folder: Path) -> None:
+        train.train_and_evaluate(_tiny_config(shapes), folder)
+
+    return made_once(tmp_path_factory, "run", make)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import rendered
 
-from xclip_jax import clip_features, evaluate, workdir
-from xclip_jax.index import ann, listing, making, query, store, update
+import xclip_jax
+from xclip_jax import cli, clip_features, evaluate, workdir
+from xclip_jax.index import ann, listing, making, query, spans, store, update
 
 CLIPS = 4
 
@@ -311,6 +312,35 @@ def test_frames_to_find_moments_by_are_kept_where_asked_for(
         store.moment_frames(store.open_index(tmp_path / "index"), str(path))
     with pytest.raises(ValueError, match=r"--moment-frames 7: .* keeps 5 of each"):
         making.open_or_make(place, trained, encoders, "run", moment_frames=7)
+
+
+def test_moments_are_the_parts_that_the_library_finds_in_the_best_videos(
+    trained, encoders, run, clips, tmp_path, capsys
+):
+    opened = making.open_or_make(tmp_path / "i", trained, encoders, run, moment_frames=64)
+    making.fill(opened, trained, encoders, listing.read(clips), progress=False)
+    searcher = query.Searcher(opened, trained, encoders)
+    texts = ["a red circle moves up", "two shapes"]
+
+    found = spans.find(searcher, texts, k=2, exact=True)
+
+    library = xclip_jax.load(run)
+    for text, parts, answers in zip(
+        texts, found, query.texts(searcher, texts, k=2, exact=True), strict=True
+    ):
+        paths = [hit.path for hit in answers.hits]
+        expected = [(path, *span) for path in paths for span in library.moments(text, path, k=2)]
+        expected = sorted(expected, key=lambda part: -part[3])[:2]
+        assert {part.path for part in parts} <= set(paths)
+        # The index keeps float16, which changes the scores by 0.001 or so.
+        np.testing.assert_allclose([x.score for x in parts], [x[3] for x in expected], atol=0.02)
+    cli.main(["search", "--index", str(tmp_path / "i"), "--moments", "-k", "2", "--json", *texts])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["query"] for line in lines] == texts
+    for line, parts in zip(lines, found, strict=True):
+        assert [(x["path"], x["start"], x["end"]) for x in line["results"]] == [
+            (x.path, x.start, x.end) for x in parts
+        ]
 
 
 @pytest.mark.parametrize("damage", [damage_manifests, damage_metadata], ids=["manifest", "gone"])

@@ -19,6 +19,7 @@ from xclip_jax import checkpoint
 STEPS, BATCH = 50, 8
 KILLS = int(os.environ.get("XCLIP_JAX_KILLS", "1"))  # as of test_resume.py
 COUNTS = [2] if KILLS == 1 else [2, 4]  # four of them take two cores a minute more
+SAVE_EVERY = STEPS if KILLS == 1 else 10
 # Of reading ahead: a batch, or twice the threads, waits and each thread holds an example.
 AHEAD = 48
 PEER_TIMEOUT = 20
@@ -56,7 +57,7 @@ class Group:
         self.logs = [workdir.with_name(f"{workdir.name}-reads-{i}") for i in range(processes)]
         command = (
             f"train --config {config_file} --workdir {workdir} --config.data.twin_split="
-            f" --config.epochs={(STEPS + 0.5) / 15} --config.save_every_steps=10"
+            f" --config.epochs={(STEPS + 0.5) / 15} --config.save_every_steps={SAVE_EVERY}"
             " --config.report_every_steps=1 --config.model.head=meanP --config.data.max_frames=3"
             " --config.model.image_size=32 --config.data.max_words=16"
             f" --config.optimizer.learning_rate={RATE}"

@@ -51,6 +51,11 @@ def add(command) -> None:
         metavar="SQL",
         help="only such videos, say \"json_get_int(metadata, 'year') > 2000 AND duration < 60\"",
     )
+    search.add_argument(
+        "--moments",
+        action="store_true",
+        help="answer with the best parts of the best videos (needs index --moment-frames)",
+    )
     search.add_argument("--exact", action="store_true", help="score all videos, not candidates")
     search.add_argument(
         "--qb-norm",
@@ -83,7 +88,7 @@ def _index(arguments: argparse.Namespace) -> None:
 def _search(arguments: argparse.Namespace) -> None:
     _check(arguments)
     from xclip_jax import evaluate, startup, workdir
-    from xclip_jax.index import listing, making, query, store
+    from xclip_jax.index import listing, making, query, spans, store
 
     store.require()
     startup.keep_compilations_of_this_cpu()
@@ -104,13 +109,18 @@ def _search(arguments: argparse.Namespace) -> None:
         making.fill(index, trained, encoders, listed, progress=sys.stderr.isatty())
     else:
         index = store.open_index(arguments.index)
-        only_text = not arguments.like
+        only_text = not (arguments.like or arguments.moments)
         trained = making.load_model(
             index, arguments.workdir, arguments.checkpoint, only_text=only_text
         )
         encoders = evaluate.make_encoders(trained.graphdef)
     searcher = query.Searcher(index, trained, encoders)
     options = {"k": arguments.k, "where": arguments.where}
+    if arguments.moments:
+        answered = spans.find(searcher, queries, exact=arguments.exact, **options)
+        for name, parts in zip(queries, answered, strict=True):
+            print(_json(name, parts) if arguments.json else _parts(name, parts))
+        return
     asked, found = [], []
     if queries:
         asked += queries
@@ -119,7 +129,8 @@ def _search(arguments: argparse.Namespace) -> None:
         asked.append(arguments.like)
         found += query.like(searcher, making.vector(trained, encoders, arguments.like), **options)
     for name, answers in zip(asked, found, strict=True):
-        print(_json(name, answers, bank) if arguments.json else _table(name, answers, bank))
+        said = {"qb_norm": _norm(answers, bank)} if bank else {}
+        print(_json(name, answers.hits, **said) if arguments.json else _table(name, answers, bank))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -131,6 +142,8 @@ def _check(arguments: argparse.Namespace) -> None:
         problems.append("nothing to look for: give a QUERY, --queries FILE or --like VIDEO")
     if not (arguments.index or arguments.videos):
         problems.append("nowhere to look: give --index, or --videos with --workdir")
+    if arguments.moments and (arguments.like or arguments.qb_norm or arguments.videos):
+        problems.append("--moments takes texts and an --index: leave out the other options")
     if arguments.videos and not arguments.workdir:
         problems.append("--videos needs --workdir, the run whose model encodes them")
     if problems:
@@ -155,9 +168,16 @@ def _table(name: str, answers, bank: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _json(name: str, answers, bank: list[str]) -> str:
-    results = [{"rank": rank} | hit._asdict() for rank, hit in enumerate(answers.hits, 1)]
-    said = {"qb_norm": _norm(answers, bank)} if bank else {}
+def _parts(name: str, parts: list) -> str:
+    lines = [f"\n{name}"]
+    for rank, part in enumerate(parts, 1):
+        span = f"{part.start:8.1f} - {part.end:.1f} s"
+        lines.append(f"{rank:3d}. {part.score:8.3f}  {span}  {part.path}")
+    return "\n".join(lines if parts else [*lines, "     no video"])
+
+
+def _json(name: str, answers: list, **said) -> str:
+    results = [{"rank": rank} | answer._asdict() for rank, answer in enumerate(answers, 1)]
     return json.dumps({"query": name} | said | {"results": results})
 
 

@@ -234,16 +234,21 @@ def scan(index: Index, columns: Iterable[str], *, where: str | None, rows: int):
             yield pa.Table.from_batches([batch])
 
 
-def moment_frames(index: Index, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CLIP's raw features [N, E] of frames all over a video, and their seconds [N].
-
-    Raises ValueError where the index does not keep them, or does not have the video.
-    """
+def check_moments(index: Index) -> None:
+    """Raises ValueError where the index does not keep what moments are found by."""
     if not index.facts["moment_frames"]:
         raise ValueError(
             f"--index {index.place} keeps no frames to find moments by: index again into another"
             " --index with --moment-frames 64, say."
         )
+
+
+def moment_frames(index: Index, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns CLIP's raw features [N, E] of frames all over a video, and their seconds [N].
+
+    Raises ValueError where the index does not keep them, or does not have the video.
+    """
+    check_moments(index)
     query = index.videos.search().where(f"path = {quoted(path)}")
     rows = query.select(["moment_frames", "moment_times"]).to_arrow()
     if not rows.num_rows:
