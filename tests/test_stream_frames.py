@@ -206,9 +206,8 @@ def test_a_file_cut_off(tmp_path, part):
 def test_real_clips_give_the_same_frames_and_times(shared):
     suffixes = (".mp4", ".avi", ".mkv", ".gif")
     paths = sorted(p for p in (shared / "data/videos").rglob("*") if p.suffix in suffixes)
-    assert len(paths) >= 77
     left_out = 0
-    for path, policy in zip(paths[::2], itertools.cycle(POLICIES)):  # for time's sake
+    for path, policy in zip(paths, itertools.cycle(POLICIES)):
         try:
             indices = video.plan(path, policy=policy).tolist()
             left_out += len(some(path, indices)) < video.probe(path)[0]
@@ -216,4 +215,4 @@ def test_real_clips_give_the_same_frames_and_times(shared):
             continue  # unreadable, or decoded whole anyway
         assert_nothing_differs(path, indices)
 
-    assert left_out >= 10
+    assert len(paths) >= 77 and left_out >= 20

@@ -9,11 +9,7 @@ from tqdm import tqdm
 
 from xclip_jax import clip_features, library, video
 from xclip_jax.feature_file import ROWS, Parts
-
-SUFFIXES = {
-    *(".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
-}
+from xclip_jax.index import listing
 
 
 def clips(model: library.Model, folder: Path, out: Path) -> str:
@@ -23,7 +19,9 @@ def clips(model: library.Model, folder: Path, out: Path) -> str:
     of what the model's `encode_video` returns, of X-CLIP `video` [E], `frames` [F, E], `mask` [F].
     A clip that cannot be read is named on stderr and left out.
     """
-    paths = clips_below(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--videos {folder} is not a folder.")
+    paths = listing.below(folder)
     parts = Parts(out, model.fingerprint)
     keys = {path: key_of(path) for path in paths}
     missing = [path for path in paths if keys[path] not in parts.done]
@@ -74,19 +72,6 @@ def texts(model: library.Model, file: Path, out: Path) -> str:
                 fields = dict(zip(features._fields, row, strict=True))
                 parts.add({"key": key, "text": keys[key]} | fields)
     return f"{parts.finish(set(keys))} texts in {out}"
-
-
-def clips_below(folder: Path) -> list[Path]:
-    """Returns every video below a folder, by its suffix, in order."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--videos {folder} is not a folder.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise ValueError(
-            f"{folder} holds no video: looked for {', '.join(sorted(SUFFIXES))}, in its"
-            " subfolders too."
-        )
-    return found
 
 
 def key_of(path: Path) -> str:

@@ -35,14 +35,19 @@ def read(place: Path | str) -> Listing:
 
 
 def folder(place: Path) -> Listing:
-    """Returns the videos below a folder, in its subfolders too, by their suffixes."""
+    """Returns the videos below a folder."""
+    return _listing(place, {str(path.absolute()): {} for path in below(place)})
+
+
+def below(place: Path) -> list[Path]:
+    """Returns every video below a folder, in its subfolders too, by its suffix, in order."""
     found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise ValueError(
             f"{place} holds no video: looked for {', '.join(sorted(SUFFIXES))}, in its"
             " subfolders too."
         )
-    return _listing(place, {str(path.absolute()): {} for path in found})
+    return found
 
 
 def lines(place: Path) -> Listing:
