@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -148,7 +149,7 @@ def test_videos_are_listed_a_page_at_a_time(client, rows):
 
 def test_a_video_is_described_and_played(client, rows):
     row = rows["test-00000.mp4"]
-    content = open(row["path"], "rb").read()
+    content = Path(row["path"]).read_bytes()
     place = f"/api/videos/{row['sha256']}"
 
     about, whole = client.get(place).json(), client.get(f"{place}/file")
