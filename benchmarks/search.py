@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from xclip_jax import evaluate, models
 from xclip_jax.index import ann, query, store
+from xclip_jax.index.rows import Row
 from xclip_jax.models.similarity import Text, Video
 from xclip_jax.workdir import Trained
 
@@ -132,12 +133,12 @@ def ask(searcher: query.Searcher, text: Text, options: dict) -> tuple[list, list
     return found, took
 
 
-def rows(start: int, count: int) -> list[store.Row]:
+def rows(start: int, count: int) -> list[Row]:
     """Returns the videos of these numbers."""
     times = np.arange(FRAMES, dtype=np.float32)
     drawn = [features(i) for i in range(start, start + count)]
     return [
-        store.Row(path_of(i), f"{i:064x}", i, i, "synthetic", float(FRAMES), times, video, {})
+        Row(path_of(i), f"{i:064x}", i, i, "synthetic", float(FRAMES), times, video, {})
         for i, video in enumerate(drawn, start)
     ]
 
