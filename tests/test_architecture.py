@@ -47,13 +47,13 @@ MAY_IMPORT = {
     "profiling": set(),
     "startup": set(),
     "lines": {"remote"},
-    "traced_flops": set(),
-    "hlo": set(),
-    "hlo_traffic": {"hlo"},
-    "collectives": {"hlo"},
-    "roofline": {"chips", "collectives"},
-    "topology": {"chips"},
-    "plan_report": set(),
+    "plan.traced_flops": set(),
+    "plan.hlo": set(),
+    "plan.traffic": {"plan.hlo"},
+    "plan.collectives": {"plan.hlo"},
+    "plan.roofline": {"chips", "plan.collectives"},
+    "plan.topology": {"chips"},
+    "plan.report": set(),
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
@@ -131,12 +131,12 @@ WITHOUT_JAX = {
     "resize_weights",
     "configs",
     "chips",
-    "hlo",
-    "hlo_traffic",
-    "collectives",
-    "roofline",
-    "traced_flops",
-    "plan_report",
+    "plan.hlo",
+    "plan.traffic",
+    "plan.collectives",
+    "plan.roofline",
+    "plan.traced_flops",
+    "plan.report",
 }
 ONLY_IN = {
     "tensorflow": {"data"},
@@ -171,8 +171,10 @@ def modules() -> dict[str, Path]:
 
 
 def part_of(module: str) -> str:
-    """Returns the name by which the tables above know a module of ours; "" is the package."""
-    return [*module.split("."), ""][1]
+    """Returns the name by which the tables above know a module of ours: its own, or else that of
+    the folder it is in; "" is the package."""
+    names = module.split(".")[1:3]
+    return ".".join(names) if ".".join(names) in MAY_IMPORT else [*names, ""][0]
 
 
 def imports(source: str) -> set[str]:
