@@ -89,7 +89,8 @@ def serve(
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         serving.warm(say)
-        local = access.is_loopback(host)
+        # Who has the token may come by any name, through a proxy say.
+        local = token is None
         config = uvicorn.Config(
             guarded(serving, token=token, local=local),
             http=connection.protocol(limits),
