@@ -60,7 +60,8 @@ class Access:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS | {"Content-Security-Policy": f"{policy}; {CLOSED}"})
-                headers.setdefault("Cache-Control", "no-store")
+                files = scope["path"].startswith((PUBLIC, "/docs"))
+                headers.setdefault("Cache-Control", "no-cache" if files else "no-store")
             await send(message)
 
         headers = Headers(scope=scope)

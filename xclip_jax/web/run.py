@@ -111,10 +111,11 @@ def serve(
             file=sys.stderr,
         )
         print(f"open {address}", flush=True)
+        server = uvicorn.Server(config)
         # uvicorn stops by these signals and raises them once more when it has stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        asyncio.run(uvicorn.Server(config).serve(sockets=[opened]))
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        asyncio.run(server.serve(sockets=[opened]))
         print("stopped", file=sys.stderr)
     finally:
         serving.close()
