@@ -268,6 +268,22 @@ def test_what_another_process_indexes_is_found(serving, client, searcher, shapes
     searcher.index.videos.delete("path = '/elsewhere/new.mp4'")
 
 
+def test_an_index_that_is_made_anew_is_told_of(tmp_path, searcher):
+    place = shutil.copytree(searcher.index.place, tmp_path / "copy")
+    made = served.serving(searcher._replace(index=store.open_index(place)))
+    try:
+        client = served.client(made)
+        before = client.get("/api/index").status_code
+        store.create(place, searcher.index.facts | {"model": "another"}, {"video": ((3,), "f")})
+        made.rows._checked -= 2  # a second later
+        after = client.get("/api/index")
+    finally:
+        made.close()
+
+    assert before == 200 and after.status_code == 503
+    assert "made anew" in after.json()["error"]
+
+
 def test_an_index_without_moment_frames_says_so(shapes, run, tmp_path, searcher, rows):
     place = shutil.copytree(searcher.index.place, tmp_path / "copy")
     opened = store.open_index(place)

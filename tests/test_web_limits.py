@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import multiprocessing
+import os
 import socket
 import struct
 import threading
@@ -12,7 +14,7 @@ import rendered
 import served
 import uvicorn
 
-from xclip_jax.web import access, bounds, connection, files, filters, run
+from xclip_jax.web import access, apart, bounds, connection, files, filters, run
 from xclip_jax.web.limits import Limits
 from xclip_jax.web.refusals import Refused
 from xclip_jax.web.work import Work
@@ -446,6 +448,24 @@ def test_work_that_waits_is_bounded_and_what_takes_long_is_given_up():
     assert [error.status for error in found] == [503] * 3
     assert sorted(error.line.split()[1] for error in found) == ["requests", "test", "test"]
     assert all(int(error.headers["Retry-After"]) for error in found) and work.count == 0
+
+
+def test_work_on_files_of_strangers_is_ended_where_it_takes_long_or_breaks():
+    before = {process.pid for process in multiprocessing.active_children()}
+    sleeping, leaving = apart.Apart(time.sleep, seconds=0.2), apart.Apart(os._exit, seconds=9)
+    try:
+        sleeping.start()
+        with pytest.raises(apart.Late):
+            sleeping(60)
+        again = sleeping(0)
+        with pytest.raises(apart.Died):
+            leaving(1)
+    finally:
+        sleeping.close()
+        leaving.close()
+
+    assert again is None
+    assert {process.pid for process in multiprocessing.active_children()} <= before
 
 
 def test_limits_say_what_they_are_of():
