@@ -1,5 +1,6 @@
 """What the model says of the videos of an index; all of it is called from one thread."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from xclip_jax.web.lookups import Rows
 from xclip_jax.web.recent import Recent
 from xclip_jax.web.refusals import Refused
 
+TOGETHER, WORTH = 16, 6  # texts encoded at a time, and from how many on that is quicker
 TEXTS = 64 * 2**20  # bytes of the features of texts that are kept
 WINDOWS = 128 * 2**20  # likewise of windows over videos
 
@@ -38,8 +40,12 @@ class Answers:
         self.rows = Rows(searcher.index.place)
         self._searcher = searcher
         self._texts, self._windows = Recent(TEXTS), Recent(WINDOWS)
-        self._blank: np.ndarray | None = None
+        self._expected: dict[str, None] = {}
         self.parts: list[str] = []
+
+    @functools.cached_property
+    def _blank(self) -> np.ndarray:
+        return clip_features.blank(self._searcher.trained, self._searcher.encoders)
 
     def searcher(self) -> query.Searcher:
         """Returns what `index.query` takes, up to date."""
@@ -47,7 +53,23 @@ class Answers:
 
     def text(self, asked: str):
         """Returns the features of one text, a row of each."""
-        return self._texts.of(asked, lambda: query.encode(self._searcher, [asked]), _bytes)
+        kept = self._texts.get(asked)
+        if kept is not None:
+            return kept
+        self._expected.pop(asked, None)
+        waiting = list(self._expected)[: TOGETHER - 1]
+        together = [asked, *(waiting if len(waiting) + 1 >= WORTH else [])]
+        features = query.encode(self._searcher, together)
+        for i, each in enumerate(together):
+            row = jax.tree.map(lambda x, i=i: x[i : i + 1].copy(), features)
+            self._texts.put(each, row, _bytes(row))
+            self._expected.pop(each, None)
+        return self._texts.get(asked)
+
+    def expect(self, asked: str) -> None:
+        """Is told of a text that waits: many are encoded together. May come from any thread."""
+        if self._texts.get(asked) is None:
+            self._expected[asked] = None
 
     def search(self, asked: str, *, k: int, where: str | None, exact: bool) -> list[query.Hit]:
         """Returns the best videos for a text."""
@@ -113,6 +135,7 @@ class Answers:
         _, trained, encoders = self._searcher
         say("compiling search")
         self.search("a warm-up", k=10, where=None, exact=False)
+        query.encode(self._searcher, ["a warm-up"] * TOGETHER)
         videos, _ = self.rows.page(0, 1)
         if videos:
             say("compiling explanations")
@@ -125,7 +148,6 @@ class Answers:
         list(clip_features.encode(trained, encoders, [blank]))
         if kept := self._searcher.index.facts["moment_frames"]:
             say("compiling moments")
-            self._blank = clip_features.blank(trained, encoders)
             for count in _counts(kept):
                 frames = np.zeros((count, len(self._blank)), np.float32)
                 found = self._windows_of(frames, np.arange(count, dtype=np.float32))

@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 
 from xclip_jax.index import query as index_query
 from xclip_jax.version import __version__
-from xclip_jax.web import files, filters, lookups, pictures, playing, refusals, schema
+from xclip_jax.web import clips, files, filters, lookups, pictures, playing, refusals, schema
 from xclip_jax.web.refusals import Refused, busy
 from xclip_jax.web.serving import Serving
 
@@ -103,6 +103,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
         asked, where = _text(q), filters.checked(where)
         if exact and await serving.lookups(rows.count) > limits.exact_videos:
             raise Refused(422, f"exact: for {limits.exact_videos:,} videos at most.")
+        answers.expect(asked)
         try:
             hits = await serving.model(answers.search, asked, k=k, where=where, exact=exact)
         except ValueError as error:
@@ -125,7 +126,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
                 clip = form.get("video")
                 if clip is None or isinstance(clip, str):
                     raise Refused(422, "the field 'video' is missing, or is no file.")
-                frames = await serving.decoding(serving.decoder, clip.file)
+                frames = await serving.decoding(clips.decoded, serving.decoder, clip.file)
                 name = Path(clip.filename or "clip").name
         except OSError as error:
             raise busy(f"the clip cannot be kept: {error.strerror}.", 60) from None
@@ -196,9 +197,9 @@ def _videos(app: FastAPI, serving: Serving) -> None:
 def _media(app: FastAPI, serving: Serving) -> None:
     rows, limits = serving.rows, serving.limits
 
-    @app.get(
-        "/api/videos/{id}/file", response_class=Response, responses=FILE | _errors(404, 410, 416)
-    )
+    answered = FILE | _errors(404, 410, 416)
+
+    @app.get("/api/videos/{id}/file", response_class=Response, responses=answered)
     async def file(
         request: Request,
         id: ID,
@@ -210,6 +211,17 @@ def _media(app: FastAPI, serving: Serving) -> None:
         return files.response(found, range, if_range, head=request.method == "HEAD")
 
     app.head("/api/videos/{id}/file", include_in_schema=False)(file)
+
+    @app.get("/api/videos/{id}/play.mp4", response_class=Response, responses=answered)
+    async def play(
+        id: ID,
+        range: Annotated[str | None, Header()] = None,
+        if_range: Annotated[str | None, Header()] = None,
+    ):
+        """The video as H.264 in MP4, without sound, for those that browsers cannot play."""
+        found = await serving.lookups(rows.of, id)
+        copy = await serving.copying(serving.copies.of, found)
+        return files.response([copy], range, if_range, head=False)
 
     @app.get("/api/videos/{id}/frame", response_class=Response, responses=JPEG | _errors(404, 410))
     async def frame(

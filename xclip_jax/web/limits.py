@@ -20,6 +20,8 @@ class Limits(NamedTuple):
         answer_seconds: until an answer by the model is there, waiting included.
         decode_seconds: for the frames of an uploaded clip.
         picture_seconds: for the frames of one picture.
+        copied_seconds: how much of a video that browsers cannot play is copied for them, and
+            `copy_seconds` how long that may take.
         waiting: how many requests may wait for the model, and how many for pictures.
         connections: open at a time.
         rate: requests a second from one address, None for any number.
@@ -39,6 +41,8 @@ class Limits(NamedTuple):
     answer_seconds: float = 30.0
     decode_seconds: float = 30.0
     picture_seconds: float = 8.0
+    copied_seconds: float = 600.0
+    copy_seconds: float = 60.0
     waiting: int = 128
     connections: int = 512
     rate: float | None = None
