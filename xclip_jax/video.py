@@ -82,8 +82,8 @@ def plan(
 
 def probe(path: str | Path) -> tuple[int, float]:
     """Returns the number of frames and the frame rate, as OpenCV (4 and 5) gives them."""
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else 0.0
         frame_count = stream.frames
@@ -99,8 +99,8 @@ def probe(path: str | Path) -> tuple[int, float]:
 def _times(path: str | Path, fps: float) -> np.ndarray:
     """Returns the second of the file at which each frame is shown, from the packets alone."""
     times = []
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         with contextlib.suppress(av.FFmpegError):  # what can be read counts
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard and len(times) < MAX_DECODED_FRAMES:
@@ -138,8 +138,8 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
 
 def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
     """Yields all frames that can be decoded, as they are, and the time of each from the first."""
-    with _open(path) as container:
-        for _, frame, time in _every(container, _video_stream(container, path), path):
+    with open_video(path) as container:
+        for _, frame, time in _every(container, video_stream(container, path), path):
             yield frame, time
 
 
@@ -157,8 +157,8 @@ def _frames_with(indices: list[int], path: str | Path) -> TimedFrames:
 
     It may begin anew half way: an index that is lower than the one before has come already.
     """
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         pixels = stream.frames * _pixels(stream)
         short = stream.frames <= MAX_DECODED_FRAMES and pixels <= MAX_DECODED_PIXELS
         if not short or not stream_frames.may_be_regular(container, stream):
@@ -167,8 +167,8 @@ def _frames_with(indices: list[int], path: str | Path) -> TimedFrames:
         with contextlib.suppress(stream_frames.Irregular, av.FFmpegError):
             yield from stream_frames.some(container, stream, indices)
             return
-    with _open(path) as container:
-        yield from _every(container, _video_stream(container, path), path)
+    with open_video(path) as container:
+        yield from _every(container, video_stream(container, path), path)
 
 
 def upright(
@@ -186,7 +186,8 @@ def upright(
 
 
 @contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[InputContainer]:
+def open_video(path: str | Path) -> Iterator[InputContainer]:
+    """Opens a file that may come from a stranger; what ffmpeg says of it becomes a VideoError."""
     if not Path(path).is_file():
         raise VideoError(path, "missing")
     # Read through Python and with no protocol allowed, a playlist cannot open other files or
@@ -201,7 +202,8 @@ def _open(path: str | Path) -> Iterator[InputContainer]:
         raise VideoError(path, "unreadable", reason) from None
 
 
-def _video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
+def video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
+    """Returns the stream that is the video, the largest, ready to be decoded in bounded memory."""
     if container.format.name == "tty":  # ffmpeg would draw any text file
         raise VideoError(path, "unreadable", "a text file")
     # The largest stream: ffmpeg's own choice goes by bit rates, which many files do not tell, and
