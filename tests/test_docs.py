@@ -20,8 +20,8 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 COMMANDS = (
-    *("demo", "build", "doctor", "compress", "train", "eval", "index", "search", "serve"),
-    *("explain", "convert", "embed", "export", "download", "plan"),
+    *("demo", "build", "doctor", "compress", "train", "eval", "index", "search"),
+    *("explain", "convert", "embed", "export", "download", "plan", "serve"),
 )
 SPAN = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -220,8 +220,9 @@ def test_every_option_of_a_benchmark_is_one_it_takes():
             assert {word for word in options if word.startswith("--")} <= known, span
 
 
-def test_the_list_of_clips_in_the_readme_is_one_that_build_reads(tmp_path):
-    [block] = re.findall(r"```jsonl\n(.*?)```", text_of(ROOT / "README.md"), re.DOTALL)
+@pytest.mark.parametrize("name", ["README.md", "docs/train_your_data.md"])
+def test_a_list_of_clips_that_is_shown_is_one_that_build_reads(name, tmp_path):
+    [block] = re.findall(r"```jsonl\n(.*?)```", text_of(ROOT / name), re.DOTALL)
     listed = tmp_path / "clips.jsonl"
     listed.write_text(block, encoding="utf-8")
 

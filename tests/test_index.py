@@ -304,9 +304,10 @@ def test_frames_to_find_moments_by_are_kept_where_asked_for(
         trained, encoders, [path], progress=False, most_frames=5
     )
 
-    frames, times = store.moment_frames(store.open_index(place), str(path))
+    frames, times, duration = store.moment_frames(store.open_index(place), str(path))
 
     assert frames.shape == (5, 64) and times[-1] > 3
+    assert duration == pytest.approx(clip.duration) and duration > times[-1]
     np.testing.assert_array_equal(times, clip.frame_times)
     # Of float16, and of batches of other sizes.
     np.testing.assert_allclose(frames, clip.frames, rtol=2e-3, atol=2e-3)

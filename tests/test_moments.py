@@ -1,5 +1,7 @@
 """Moments: windows over a video's frames, scored as clips of their own, ranked, each told once."""
 
+import math
+
 import numpy as np
 import pytest
 import rendered
@@ -44,12 +46,12 @@ def test_each_span_has_the_score_of_a_clip_of_its_frames(model, clip):
 
     assert len(frames) == 12 and len(spans) > 4
     for start, end, score in spans:
-        part = frames[int(start) : int(end)]  # one frame a second
+        part = frames[int(start) : math.ceil(end)]  # one a second, the last for half of one
         alone = model.similarity(["a red square moves left"], [part])[0, 0]
         # Logits of tens in float32, and a batch of another size.
         assert score == pytest.approx(alone, abs=1e-4)
     assert [span.score for span in spans] == sorted((span.score for span in spans), reverse=True)
-    assert all(0 <= span.start < span.end <= 12 for span in spans)
+    assert all(0 <= span.start < span.end <= 11.5 for span in spans)
 
 
 def test_the_best_of_windows_that_overlap_stands_for_all_of_them():
@@ -71,6 +73,14 @@ def test_a_long_video_is_looked_at_more_closely_than_the_model_takes_frames(mode
     assert model.trained.intake.max_frames == 8
     assert min(span.end - span.start for span in spans) < 4  # 300 / 8 would be 37
     assert max(span.end for span in spans) > 299
+
+
+def test_no_span_ends_after_its_video(model, tmp_path):
+    path = rendered.render(tmp_path / "short.mp4", 13, fps=10)  # frames at 0 and 1 s, of 1.3
+
+    spans = model.moments("a circle", path, k=1000)
+
+    assert max(span.end for span in spans) == pytest.approx(1.3)
 
 
 def test_a_video_of_one_frame_is_one_span(model):

@@ -48,7 +48,7 @@ def _explain(arguments) -> None:
     )
 
     if out.suffix.lower() == ".png":
-        explain_plot.pyplot()  # says at once if it is missing
+        explain_plot.require()  # says at once if it is missing
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
     encoders = evaluate.make_encoders(trained.graphdef)
     clip = sampling.from_file(

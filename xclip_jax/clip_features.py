@@ -29,12 +29,14 @@ class Clip(NamedTuple):
         frames: float32 [N, E], CLIP's raw features of frames all over the clip, in time's order:
             the same ones, or more where more were asked for.
         frame_times: float32 [N], their seconds.
+        duration: of the clip in seconds where more frames were asked for, infinite if not known.
     """
 
     features: tuple
     times: np.ndarray
     frames: np.ndarray
     frame_times: np.ndarray
+    duration: float
 
 
 def encode_clips(
@@ -144,7 +146,7 @@ def _encode(
             continue
         row_of_features, clip, frames = next(whole)
         times = clip.times
-        yield Clip(row_of_features, times[clip.chosen], frames, times[clip.dense])
+        yield Clip(row_of_features, times[clip.chosen], frames, times[clip.dense], clip.duration)
 
 
 def _rows(clip: Sampled, row: int, most: int) -> tuple[np.ndarray, np.ndarray]:

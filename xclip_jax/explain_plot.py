@@ -33,22 +33,21 @@ class _Sheet(NamedTuple):
         return self.figure.add_axes((x / self.width, 1 - (y + height) / self.height, *size))
 
 
-def pyplot():
-    """Returns matplotlib's pyplot, drawing into files; raises ValueError where it is missing."""
+def require() -> None:
+    """Raises ValueError where matplotlib is missing."""
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
             "a PNG needs matplotlib: pip install 'xclip_jax[build]', or give --out FILE.html."
         ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 def save(explanation: Explanation, pair: Pair, path: Path | str) -> None:
     """Writes the picture as PNG, whatever the file's name."""
+    require()
+    from matplotlib.figure import Figure  # pyplot would change how a notebook draws
+
     shown = grid(explanation, pair)
     columns = len(shown.columns) if shown else 1 + len(pair.frames)
     cell = min(max(CELL[2] / columns, CELL[0]), CELL[1])
@@ -62,7 +61,7 @@ def save(explanation: Explanation, pair: Pair, path: Path | str) -> None:
     if explanation.parts:
         blocks["bars"] = (BAR * len(explanation.parts), 0.5)
     height = sum(map(sum, blocks.values())) + BORDER
-    figure = pyplot().figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
     sheet, y = _Sheet(figure, width, height), 0.0
     for name, (high, room) in blocks.items():
         y += room
@@ -85,7 +84,6 @@ def save(explanation: Explanation, pair: Pair, path: Path | str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # words of any script
         figure.savefig(path, format="png", dpi=PIXELS)
-    pyplot().close(figure)
 
 
 def _lines(

@@ -118,6 +118,7 @@ class Model:
             clip.frame_times,
             blank=clip_features.blank(self.trained, self.encoders),
             max_frames=self.trained.intake.max_frames,
+            duration=clip.duration,
         )
         return moments.rank(self.encoders, self.trained.params, text, windows, k=k)[0]
 

@@ -5,6 +5,7 @@ makes of a window depends on the video alone, so it is computed once for any num
 window of more frames than the model takes gives as many as that, spread evenly, as a long clip.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ def encode(
     *,
     blank: np.ndarray,
     max_frames: int,
+    duration: float = math.inf,
 ) -> Windows:
     """Returns the windows of a video.
 
@@ -59,6 +61,7 @@ def encode(
       times: float32 [F], their seconds, ascending.
       blank: float32 [E], the feature of padding, `clip_features.blank`.
       max_frames: how many frames the model takes.
+      duration: of the video in seconds, at which the last windows end at the latest.
     """
     if len(frames) != len(times) or not len(frames):
         raise ValueError(f"{len(frames)} frames with {len(times)} times: give as many, 1 or more.")
@@ -71,9 +74,9 @@ def encode(
     features = few_shapes.in_batches(
         lambda *batch: encoders.gathered(params, *batch), (rows, mask), BATCH
     )
-    # A frame lasts until the next one; the last as long as most do.
+    # A frame lasts until the next one; the last as long as most do, or until the video ends.
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    ends = np.append(times[1:], times[-1] + gap)
+    ends = np.append(times[1:], max(times[-1], min(times[-1] + gap, duration)))
     seconds = [(times[first], ends[last - 1]) for first, last in found]
     return Windows(np.array(seconds, np.float32), features)
 

@@ -80,21 +80,18 @@ def picture(jpeg: bytes, alt: str = "") -> str:
 
 def loss_curve(metrics_file: Path) -> str:
     """Returns an SVG of the training loss over steps, with the reports as they were averaged."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # pyplot would change how a notebook draws
 
     lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
     reports = [line for line in lines if "train/loss" in line]
-    figure, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    axes = figure.subplots()
     axes.plot([r["step"] for r in reports], [r["train/loss"] for r in reports], color="#2463a6")
     axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     stream = io.StringIO()
     figure.savefig(stream, format="svg")
-    pyplot.close(figure)
     return stream.getvalue()[stream.getvalue().index("<svg") :]
 
 

@@ -3,6 +3,7 @@
 Which these are is decided before anything is decoded: of a long video only they are in memory.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +19,15 @@ class Sampled(NamedTuple):
     """Frames of one clip: uint8 [N, S, S, 3], the seconds of each, and which are for what.
 
     `chosen` are the numbers of those that the model is given, in its order; `dense` those that
-    stand for the whole clip, in time's order: the chosen ones unless more were asked for.
+    stand for the whole clip, in time's order: the chosen ones unless more were asked for, and then
+    `duration` is the clip's in seconds, where it is known.
     """
 
     pixels: np.ndarray
     times: np.ndarray
     chosen: np.ndarray
     dense: np.ndarray
+    duration: float = math.inf
 
 
 def from_file(path: Path, intake: Intake, stored: dict, *, most: int | None) -> Sampled:
@@ -34,6 +37,10 @@ def from_file(path: Path, intake: Intake, stored: dict, *, most: int | None) -> 
     """
     try:
         indices = video.plan(path, policy=stored["name"])
+        duration = math.inf
+        if most is not None:
+            count, fps = video.probe(path)
+            duration = count / fps
         pick = _picker(intake, stored, most)
         picked = pick(len(indices))
         found = _decode(path, indices[picked[0]], stored["short_side"], intake.image_size)
@@ -46,7 +53,7 @@ def from_file(path: Path, intake: Intake, stored: dict, *, most: int | None) -> 
     except ValueError as error:  # fewer frames a second than the model's shards had
         raise video.VideoError(path, "unreadable", str(error)) from None
     pixels, times = zip(*found, strict=True)
-    return Sampled(np.stack(pixels), np.array(times, np.float32), *picked[1:])
+    return Sampled(np.stack(pixels), np.array(times, np.float32), *picked[1:], duration)
 
 
 def from_images(

@@ -36,12 +36,15 @@ def find(
 
     def windows_of(path: str) -> moments.Windows:
         if path not in windows:
+            frames, times, duration = store.moment_frames(index, path)
             windows[path] = moments.encode(
                 encoders,
                 trained.params,
-                *store.moment_frames(index, path),
+                frames,
+                times,
                 blank=blank,
                 max_frames=trained.intake.max_frames,
+                duration=duration,
             )
         return windows[path]
 

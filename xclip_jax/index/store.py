@@ -197,19 +197,21 @@ def check_moments(index: Index) -> None:
         )
 
 
-def moment_frames(index: Index, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CLIP's raw features [N, E] of frames all over a video, and their seconds [N].
+def moment_frames(index: Index, path: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns CLIP's raw features [N, E] of frames all over a video, their seconds [N], and the
+    video's.
 
     Raises ValueError where the index does not keep them, or does not have the video.
     """
     check_moments(index)
     query = index.videos.search().where(f"path = {quoted(path)}")
-    rows = query.select(["moment_frames", "moment_times"]).to_arrow()
+    rows = query.select(["moment_frames", "moment_times", "duration"]).to_arrow()
     if not rows.num_rows:
         raise ValueError(f"--index {index.place} has no video {path}.")
     times = rows["moment_times"][0].values.to_numpy()
     flat = rows["moment_frames"][0].values.to_numpy()
-    return flat.reshape(len(times), -1).astype(np.float32), times
+    frames = flat.reshape(len(times), -1).astype(np.float32)
+    return frames, times, rows["duration"][0].as_py()
 
 
 @contextlib.contextmanager

@@ -69,15 +69,13 @@ def plot(rows: list[dict], path: str | Path) -> None:
     Raises ValueError where matplotlib is not installed.
     """
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         raise ValueError(
             "the plot needs matplotlib: pip install 'xclip_jax[build]', or leave --plot out."
         ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     drawn = [facts for facts in rows if "problem" not in facts]
     for name in dict.fromkeys(facts["topology"] for facts in drawn):
         own = sorted(
@@ -110,7 +108,6 @@ def plot(rows: list[dict], path: str | Path) -> None:
         if axes.lines:
             axes.legend()
     figure.savefig(path, format="png")
-    pyplot.close(figure)
 
 
 def _program(facts: dict) -> list[str]:
