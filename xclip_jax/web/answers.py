@@ -154,7 +154,7 @@ class Answers:
             say("compiling moments")
             for count in _counts(kept):
                 frames = np.zeros((count, len(self._blank)), np.float32)
-                found = self._windows_of(frames, np.arange(count, dtype=np.float32))
+                found = self._windows_of(frames, np.arange(count, dtype=np.float32), count)
                 moments.rank(encoders, trained.params, self.text("a warm-up"), found, k=1)
 
     def _row(self, sha256: str, columns: list[str]):
@@ -167,12 +167,16 @@ class Answers:
         return rows
 
     def _encoded_windows(self, sha256: str) -> moments.Windows:
-        row = self._row(sha256, ["moment_frames", "moment_times"])
-        times = row["moment_times"][0].values.to_numpy()
-        frames = row["moment_frames"][0].values.to_numpy().reshape(len(times), -1)
-        return self._windows_of(frames.astype(np.float32), times)
+        index, path = self.rows.fresh(), self.rows.of(sha256)[0].path
+        try:
+            frames, times, duration = store.moment_frames(index, path)
+        except ValueError:  # gone in between
+            raise Refused(404, f"no video of the index has the id {sha256} any more.") from None
+        return self._windows_of(frames, times, duration)
 
-    def _windows_of(self, frames: np.ndarray, times: np.ndarray) -> moments.Windows:
+    def _windows_of(
+        self, frames: np.ndarray, times: np.ndarray, duration: float
+    ) -> moments.Windows:
         _, trained, encoders = self._searcher
         return moments.encode(
             encoders,
@@ -181,6 +185,7 @@ class Answers:
             times,
             blank=self._blank,
             max_frames=trained.intake.max_frames,
+            duration=duration,
         )
 
 
