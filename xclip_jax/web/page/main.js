@@ -30,7 +30,7 @@ async function start() {
   onChange(show);
   show(read());
   get("api/videos", { offset: 0, limit: 12 }).then(
-    (answer) => search.examples(answer.results),
+    (answer) => search.examples(answer.videos),
     () => {}, // the filter just has no example from this index
   );
 }

@@ -74,7 +74,7 @@ async function rowsFor(address, offset, wanted, info, signal) {
   else {
     const limit = Math.min(wanted - offset, k);
     const all = await get("api/videos", { offset, limit, where }, options);
-    return { rows: all.results ?? all.videos, total: all.total };
+    return { rows: all.videos, total: all.total };
   }
   return { rows: answer.results.slice(offset), full: k, milliseconds: answer.milliseconds };
 }
