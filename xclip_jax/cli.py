@@ -16,6 +16,7 @@ from xclip_jax import (
     cli_features,
     cli_index,
     cli_plan,
+    cli_serve,
     cli_shards,
     cli_train,
     cli_weights,
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   xclip-jax search --workdir runs/mine --videos ~/clips "a man is cooking"
   xclip-jax index ~/clips --workdir runs/mine --index clips.lance
   xclip-jax search --index clips.lance "a man is cooking" --json
+  xclip-jax serve clips.lance                       a page to search it by, on this machine
   xclip-jax embed --workdir runs/mine --videos ~/clips --out clips.parquet
   xclip-jax explain clip.mp4 "a man is cooking" --workdir runs/mine --out why.html
   xclip-jax compress videos --out videos-small      where disk or network is scarce
@@ -102,6 +104,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
 
     cli_index.add(command)
+    cli_serve.add(command, cli_index.CHECKPOINT)
     cli_features.add(command)
     cli_explain.add(command, cli_index.CHECKPOINT)
     cli_weights.add(command)

@@ -23,7 +23,7 @@ NAMES = {
 NOTE = "A word stands for the text up to it: CLIP reads from left to right."
 LETTERS = 300  # of the text in a heading
 VISIBLE = 0.005  # attention below this is drawn as none
-_MARKERS = {START: "[start]", END: "[end]"}
+MARKERS = {START: "[start]", END: "[end]"}
 _REST = slice(1, None)
 _BLOCKS = {
     "video_word": (_REST, 0),
@@ -68,7 +68,7 @@ def grid(explanation: Explanation, pair: Pair) -> Grid | None:
     similarity, attention = np.full(shape, np.nan), np.full(shape, np.nan)
     for name, part in parts.items():
         similarity[_BLOCKS[name]], attention[_BLOCKS[name]] = part.similarities, part.attention
-    rows = ["whole text", *(_MARKERS.get(word, word) for word in pair.words)]
+    rows = ["whole text", *(MARKERS.get(word, word) for word in pair.words)]
     columns = ["whole video", *(f"{time:.1f} s" for time in pair.times)]
     similarity = similarity[: len(rows), : len(columns)]
     for axis, labels in enumerate((rows, columns)):

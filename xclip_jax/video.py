@@ -5,6 +5,7 @@ sample by them. Files may come from strangers: what a file can cost is bounded b
 """
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -96,6 +97,13 @@ def probe(path: str | Path) -> tuple[int, float]:
     return frame_count, fps
 
 
+def codec(path: str | Path) -> tuple[str, str]:
+    """Returns the names of a video's codec and of its pixels' format, as ffmpeg has them."""
+    with _open(path) as container:
+        context = _video_stream(container, path).codec_context
+        return context.codec.canonical_name, context.pix_fmt or ""
+
+
 def _times(path: str | Path, fps: float) -> np.ndarray:
     """Returns the second of the file at which each frame is shown, from the packets alone."""
     times = []
@@ -141,6 +149,45 @@ def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
     with _open(path) as container:
         for _, frame, time in _every(container, _video_stream(container, path), path):
             yield frame, time
+
+
+def shown_at(path: str | Path, times: Iterable[float], *, before: float) -> Iterator[Image.Image]:
+    """Yields the frame shown at each of these seconds after the first, upright and whole.
+
+    Found by seeking, for looking at: a file whose index is wrong gives a frame nearby. Raises
+    TimeoutError once `time.monotonic()` is past `before`.
+    """
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        for seconds in times:
+            frame = _near(container, stream, seconds, before)
+            if frame is None:
+                break
+            yield upright(frame, path)
+        else:
+            return
+    raise VideoError(path, "zero frames", f"none at {seconds:.1f} s")
+
+
+def _near(container: InputContainer, stream: av.VideoStream, seconds: float, before: float):
+    """Returns the last frame that is not after so many seconds, or else the first."""
+    start = stream.start_time or 0
+    target = start + int(seconds / stream.time_base)
+    for place in (target, start):  # what cannot be found by its time is looked for from the start
+        found = None
+        with contextlib.suppress(av.FFmpegError):
+            container.seek(place, stream=stream)
+            for _, frame, _ in stream_frames.every(container, stream):
+                if time.monotonic() > before:
+                    raise TimeoutError
+                if found is not None and frame.pts is not None and frame.pts > target:
+                    return found
+                found = frame
+                if frame.pts is not None and frame.pts >= target:
+                    return found
+        if found is not None:
+            return found
+    return None
 
 
 def _every(container: InputContainer, stream: av.VideoStream, path: str | Path) -> TimedFrames:

@@ -21,7 +21,7 @@ from xclip_jax.workdir import Trained
 CANDIDATES = 256
 TILE = 2048  # videos in memory at a time where all are scored
 TEXT_SIZES = (1, 16, 64)  # a program for each
-FACTS = ("path", "duration", "metadata")
+FACTS = ("path", "sha256", "duration", "metadata")
 
 
 class Hit(NamedTuple):
@@ -31,6 +31,7 @@ class Hit(NamedTuple):
     score: float
     duration: float
     metadata: dict
+    sha256: str
 
 
 class Found(NamedTuple):
@@ -228,7 +229,8 @@ def _places(pool, order: np.ndarray, k: int) -> list[int]:
 
 def _hit(pool, i: int, score: float) -> Hit:
     metadata = json.loads(pool["metadata"][i].as_py() or "{}")
-    return Hit(pool["path"][i].as_py(), float(score), pool["duration"][i].as_py(), metadata)
+    path, duration, sha256 = (pool[name][i].as_py() for name in ("path", "duration", "sha256"))
+    return Hit(path, float(score), duration, metadata, sha256)
 
 
 def _beta(searcher: Searcher) -> float:

@@ -1,0 +1,111 @@
+"""A server from its start to its end: guards, warm-up, the address, and a clean stop."""
+
+import asyncio
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+import uvicorn
+
+from xclip_jax.index import query
+from xclip_jax.web import access, app, bounds, connection, docs
+from xclip_jax.web.limits import Limits
+from xclip_jax.web.serving import Serving
+
+LEAST_TOKEN = 16  # characters
+STOP_SECONDS = 5.0  # that requests under way have to end
+
+
+def guarded(serving: Serving, *, token: str | None, local: bool):
+    """Returns the whole application."""
+    made = app.make(serving)
+    docs.add(made)
+    bounded = bounds.Bounds(made, limits=serving.limits, uploads=app.UPLOADS)
+    return access.Access(bounded, token=token, local=local)
+
+
+def checked_token(token: str, source: str) -> str:
+    """Returns a token that can travel in a header and is too long to be guessed."""
+    token = token.strip()
+    plain = token.isascii() and token.isprintable() and not set(token) & set(' ";,\\')
+    if len(token) < LEAST_TOKEN or not plain:
+        raise ValueError(
+            f"{source}: expected a token of {LEAST_TOKEN} letters and digits or more, such as"
+            f" {random_token()}."
+        )
+    return token
+
+
+def random_token() -> str:
+    """Returns a token that nobody can guess."""
+    return secrets.token_urlsafe(24)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens there; raises ValueError in one line where it cannot."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        # With its protocol named asyncio sends small answers at once: 40 ms less.
+        opened = socket.socket(family, kind, protocol)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            opened.listen(1024)
+        except OSError:
+            opened.close()
+            raise
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: {error.strerror or error}; is another server there?"
+            " Give another --port (0 for any that is free)."
+        ) from None
+    return opened
+
+
+def serve(
+    load: Callable[[], query.Searcher], opened: socket.socket, limits: Limits, *, token: str | None
+) -> None:
+    """Serves until it is told to stop, by Ctrl-C or SIGTERM.
+
+    `load` gives the searcher; the socket is bound before that, so that a port in use is told of at
+    once.
+    """
+    host, port = opened.getsockname()[:2]
+    start = time.perf_counter()
+    serving = Serving(load(), limits)
+
+    def say(line: str) -> None:
+        print(f"{line} ...", file=sys.stderr, flush=True)
+
+    try:
+        serving.warm(say)
+        local = access.is_loopback(host)
+        config = uvicorn.Config(
+            guarded(serving, token=token, local=local),
+            http=connection.protocol(limits),
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(STOP_SECONDS),
+            limit_max_requests=None,
+        )
+        count = serving.answers.rows.count()
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{port}/" + (f"?token={quote(token)}" if token else "")
+        print(
+            f"{serving.answers.rows.index.place}: {count} videos, ready in"
+            f" {time.perf_counter() - start:.1f} s; stop with Ctrl-C",
+            file=sys.stderr,
+        )
+        print(f"open {address}", flush=True)
+        asyncio.run(uvicorn.Server(config).serve(sockets=[opened]))
+    finally:
+        serving.close()
