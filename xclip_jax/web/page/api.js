@@ -36,15 +36,17 @@ export async function get(path, parameters = {}, { signal, waiting = () => {} } 
   }
 }
 
-/** Hands in the token; the server keeps it as a cookie, which pictures and videos send too. */
+/**
+ * Tries a token and, where it is right, loads the page by it: the server then keeps it in a
+ * cookie, which pictures and videos send too, and takes it out of the address.
+ */
 export async function signIn(token) {
-  const request = {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ token }),
-  };
-  const answer = await ask("api/token", request);
-  if (answer.status >= 300) said(answer.status, answer.text);
+  const headers = { Authorization: `Bearer ${token}` };
+  const answer = await ask("api/index", { headers });
+  said(answer.status, answer.text);
+  const here = new URLSearchParams(location.search);
+  here.set("token", token);
+  location.replace(`./?${here}`);
 }
 
 /** Returns the value of an answer's text, or throws its error. */

@@ -3,20 +3,20 @@
 /** Returns 0:07, 12:30 or 1:02:03; with a tenth where `fine`. */
 export function clock(seconds, fine = false) {
   const tenths = Math.round(Math.max(seconds, 0) * 10);
-  const whole = fine ? Math.floor(tenths / 10) : Math.round(tenths / 10);
+  const whole = Math.floor(tenths / 10);
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
   const two = (x) => String(x).padStart(2, "0");
   return (h ? `${h}:${two(m)}` : `${m}`) + `:${two(s)}` + (fine ? `.${tenths % 10}` : "");
 }
 
-/** Returns the span of a moment; tenths where its ends would read the same without. */
-export function span(start, end) {
-  const fine = end - start < 2;
+/** Returns the span of a moment, with tenths where `fine`. */
+export function span(start, end, fine) {
   return `${clock(start, fine)}–${clock(end, fine)}`;
 }
 
-export const number = (x, digits = 2) => x.toFixed(digits).replace(/^-(?=0\.?0*$)/, "");
-export const signed = (x) => (x < 0 ? "−" : "+") + number(Math.abs(x));
+export const number = (x, digits = 2) =>
+  x.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
+export const signed = (x) => (x < 0 ? "" : "+") + number(x);
 export const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 export function bytes(n) {

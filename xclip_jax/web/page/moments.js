@@ -13,7 +13,7 @@ export async function show(place, { row, ask, info, player, seek, signal }) {
   place.replaceChildren(title, el("div", { class: "axis skeleton" }));
   try {
     const found = await get(momentsPath(row.id), { q: ask, k: COUNT }, { signal });
-    const length = Math.max(found.duration || 0, ...found.moments.map((moment) => moment.end));
+    const length = found.duration || Math.max(0, ...found.moments.map((moment) => moment.end));
     if (!found.moments.length || !(length > 0)) {
       place.replaceChildren(title, el("p", { class: "note" }, "No moment stands out."));
       return;
@@ -32,7 +32,8 @@ function bars(moments, length, player, seek) {
   const scores = moments.map((moment) => moment.score);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
   const lanes = pack(moments);
-  const percent = (x) => `${(100 * x) / length}%`;
+  const fine = moments.some((moment) => moment.end - moment.start < 2);
+  const percent = (x) => `${(100 * Math.min(x, length)) / length}%`;
   const now = el("i", { class: "now" });
   const axis = el("div", { class: "axis", "aria-hidden": "true" }, now);
   axis.style.setProperty("--lanes", Math.max(...lanes) + 1);
@@ -47,7 +48,7 @@ function bars(moments, length, player, seek) {
         "--strength": 0.35 + 0.65 * strength,
       },
     });
-    const text = span(moment.start, moment.end);
+    const text = span(moment.start, moment.end, fine);
     const button = el(
       "button",
       { type: "button", class: "span", onclick: () => seek(moment.start) },
@@ -71,7 +72,7 @@ function bars(moments, length, player, seek) {
     const { left, width } = axis.getBoundingClientRect();
     seek(bar ? moments[at].start : Math.max(0, (length * (event.clientX - left)) / width));
   });
-  player.onTime((t) => now.style.setProperty("left", percent(Math.min(t, length))));
+  player.onTime((t) => now.style.setProperty("left", percent(t)));
   const ends = el("div", { class: "ends", "aria-hidden": "true" }, el("span", {}, clock(0)));
   ends.append(el("span", {}, clock(length)));
   return [axis, ends, el("ol", { class: "spans" }, buttons)];

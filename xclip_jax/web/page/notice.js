@@ -24,13 +24,17 @@ export function skeletons(count) {
 /** Returns what to show for an error; `again` repeats what failed. */
 export function failure(error, again) {
   const text = error instanceof ApiError ? error.message : `The page failed: ${error.message}`;
-  if (error.status === 401) return token(text, again);
+  if (error.status === 401) return token();
   const retry = el("button", { type: "button", onclick: again }, "Try again");
-  const block = notice(TITLES[error.status] ?? "That did not work", [text], [retry]);
+  const final = FINAL.has(error.status);
+  const block = notice(TITLES[error.status] ?? "That did not work", [text], final ? [] : [retry]);
   block.classList.add("error");
   block.setAttribute("role", "alert");
   return block;
 }
+
+/** What the same request would get again. */
+const FINAL = new Set([400, 404, 410, 413, 415, 422]);
 
 const TITLES = {
   0: "No connection",
@@ -38,21 +42,21 @@ const TITLES = {
   404: "Not here",
   410: "The file has changed",
   413: "Too large",
+  415: "Not a video",
   422: "That cannot be asked",
   429: "Too many requests",
   503: "The server is busy",
 };
 
-function token(text, again) {
+function token() {
   const input = el("input", { type: "password", autocomplete: "current-password", id: "token" });
-  const line = el("p", { role: "status", class: "note" }, text);
+  const line = el("p", { role: "status", class: "note" }, "It was printed when the server started.");
   const submit = async (event) => {
     event.preventDefault();
     try {
-      await signIn(input.value);
-      again();
+      await signIn(input.value.trim());
     } catch (error) {
-      line.textContent = error.message;
+      line.textContent = error.status === 401 ? "That is not this server's token." : error.message;
       input.select();
     }
   };
