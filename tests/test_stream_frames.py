@@ -43,8 +43,8 @@ def packets(path):
 
 def some(path, indices):
     """Returns the numbers of the frames that come out of the decoder for these; may raise."""
-    with video._open(path) as container:
-        stream = video._video_stream(container, path)
+    with video.open_video(path) as container:
+        stream = video.video_stream(container, path)
         if not stream_frames.may_be_regular(container, stream):
             raise stream_frames.Irregular
         return [i for i, *_ in stream_frames.some(container, stream, indices)]
@@ -185,8 +185,8 @@ def test_damage_that_shows_half_way_starts_anew(tmp_path):
     data[pos : pos + size] = bytes(size)
     path.write_bytes(data)
 
-    with video._open(path) as container:
-        stream, came = video._video_stream(container, path), []
+    with video.open_video(path) as container:
+        stream, came = video.video_stream(container, path), []
         with pytest.raises((stream_frames.Irregular, av.FFmpegError)):
             for i, *_ in stream_frames.some(container, stream, [0, 15, 58]):
                 came.append(i)

@@ -5,7 +5,6 @@ sample by them. Files may come from strangers: what a file can cost is bounded b
 """
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -83,8 +82,8 @@ def plan(
 
 def probe(path: str | Path) -> tuple[int, float]:
     """Returns the number of frames and the frame rate, as OpenCV (4 and 5) gives them."""
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else 0.0
         frame_count = stream.frames
@@ -97,18 +96,11 @@ def probe(path: str | Path) -> tuple[int, float]:
     return frame_count, fps
 
 
-def codec(path: str | Path) -> tuple[str, str]:
-    """Returns the names of a video's codec and of its pixels' format, as ffmpeg has them."""
-    with _open(path) as container:
-        context = _video_stream(container, path).codec_context
-        return context.codec.canonical_name, context.pix_fmt or ""
-
-
 def _times(path: str | Path, fps: float) -> np.ndarray:
     """Returns the second of the file at which each frame is shown, from the packets alone."""
     times = []
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         with contextlib.suppress(av.FFmpegError):  # what can be read counts
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard and len(times) < MAX_DECODED_FRAMES:
@@ -146,48 +138,9 @@ def decode(path: str | Path, indices: Iterable[int]) -> Iterator[tuple[Image.Ima
 
 def every_frame(path: str | Path) -> Iterator[tuple[av.VideoFrame, float]]:
     """Yields all frames that can be decoded, as they are, and the time of each from the first."""
-    with _open(path) as container:
-        for _, frame, time in _every(container, _video_stream(container, path), path):
+    with open_video(path) as container:
+        for _, frame, time in _every(container, video_stream(container, path), path):
             yield frame, time
-
-
-def shown_at(path: str | Path, times: Iterable[float], *, before: float) -> Iterator[Image.Image]:
-    """Yields the frame shown at each of these seconds after the first, upright and whole.
-
-    Found by seeking, for looking at: a file whose index is wrong gives a frame nearby. Raises
-    TimeoutError once `time.monotonic()` is past `before`.
-    """
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        for seconds in times:
-            frame = _near(container, stream, seconds, before)
-            if frame is None:
-                break
-            yield upright(frame, path)
-        else:
-            return
-    raise VideoError(path, "zero frames", f"none at {seconds:.1f} s")
-
-
-def _near(container: InputContainer, stream: av.VideoStream, seconds: float, before: float):
-    """Returns the last frame that is not after so many seconds, or else the first."""
-    start = stream.start_time or 0
-    target = start + int(seconds / stream.time_base)
-    for place in (target, start):  # what cannot be found by its time is looked for from the start
-        found = None
-        with contextlib.suppress(av.FFmpegError):
-            container.seek(place, stream=stream)
-            for _, frame, _ in stream_frames.every(container, stream):
-                if time.monotonic() > before:
-                    raise TimeoutError
-                if found is not None and frame.pts is not None and frame.pts > target:
-                    return found
-                found = frame
-                if frame.pts is not None and frame.pts >= target:
-                    return found
-        if found is not None:
-            return found
-    return None
 
 
 def _every(container: InputContainer, stream: av.VideoStream, path: str | Path) -> TimedFrames:
@@ -204,8 +157,8 @@ def _frames_with(indices: list[int], path: str | Path) -> TimedFrames:
 
     It may begin anew half way: an index that is lower than the one before has come already.
     """
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         pixels = stream.frames * _pixels(stream)
         short = stream.frames <= MAX_DECODED_FRAMES and pixels <= MAX_DECODED_PIXELS
         if not short or not stream_frames.may_be_regular(container, stream):
@@ -214,8 +167,8 @@ def _frames_with(indices: list[int], path: str | Path) -> TimedFrames:
         with contextlib.suppress(stream_frames.Irregular, av.FFmpegError):
             yield from stream_frames.some(container, stream, indices)
             return
-    with _open(path) as container:
-        yield from _every(container, _video_stream(container, path), path)
+    with open_video(path) as container:
+        yield from _every(container, video_stream(container, path), path)
 
 
 def upright(
@@ -233,7 +186,8 @@ def upright(
 
 
 @contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[InputContainer]:
+def open_video(path: str | Path) -> Iterator[InputContainer]:
+    """Opens a file that may come from a stranger; what ffmpeg says of it becomes a VideoError."""
     if not Path(path).is_file():
         raise VideoError(path, "missing")
     # Read through Python and with no protocol allowed, a playlist cannot open other files or
@@ -248,7 +202,8 @@ def _open(path: str | Path) -> Iterator[InputContainer]:
         raise VideoError(path, "unreadable", reason) from None
 
 
-def _video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
+def video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
+    """Returns the stream that is the video, the largest, ready to be decoded in bounded memory."""
     if container.format.name == "tty":  # ffmpeg would draw any text file
         raise VideoError(path, "unreadable", "a text file")
     # The largest stream: ffmpeg's own choice goes by bit rates, which many files do not tell, and

@@ -1,5 +1,6 @@
 """What the model says of the videos of an index; all of it is called from one thread."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,8 +39,11 @@ class Answers:
         self.rows = Rows(searcher.index.place)
         self._searcher = searcher
         self._texts, self._windows = Recent(TEXTS), Recent(WINDOWS)
-        self._blank: np.ndarray | None = None
         self.parts: list[str] = []
+
+    @functools.cached_property
+    def _blank(self) -> np.ndarray:
+        return clip_features.blank(self._searcher.trained, self._searcher.encoders)
 
     def searcher(self) -> query.Searcher:
         """Returns what `index.query` takes, up to date."""
@@ -125,7 +129,6 @@ class Answers:
         list(clip_features.encode(trained, encoders, [blank]))
         if kept := self._searcher.index.facts["moment_frames"]:
             say("compiling moments")
-            self._blank = clip_features.blank(trained, encoders)
             for count in _counts(kept):
                 frames = np.zeros((count, len(self._blank)), np.float32)
                 found = self._windows_of(frames, np.arange(count, dtype=np.float32))

@@ -21,6 +21,10 @@ UPLOADS_AT_ONCE = 4
 COMMON = (400, 401, 403, 408, 413, 422, 429, 503)  # which any request may get
 ID = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$", description="sha256 of the content")]
 JPEG = {200: {"content": {"image/jpeg": {}}, "description": "a JPEG picture"}}
+FILE = {
+    200: {"content": {"video/*": {}}, "description": "the whole file"},
+    206: {"content": {"video/*": {}}, "description": "the part that was asked for"},
+}
 UPLOAD = {
     "requestBody": {
         "required": True,
@@ -60,7 +64,7 @@ def _errors(*statuses: int) -> dict:
 
 
 def _search(app: FastAPI, serving: Serving) -> None:
-    limits, answers = serving.limits, serving.answers
+    limits, answers, rows = serving.limits, serving.answers, serving.rows
     text = Annotated[
         str,
         Query(min_length=1, max_length=limits.query_characters, description="what to look for"),
@@ -70,9 +74,9 @@ def _search(app: FastAPI, serving: Serving) -> None:
     @app.get("/api/index")
     async def index() -> schema.IndexFacts:
         """What is searched, and by which model."""
-        facts = answers.rows.index.facts
+        facts = serving.rows.index.facts
         return schema.IndexFacts(
-            videos=await serving.lookups(answers.rows.count),
+            videos=await serving.lookups(rows.count),
             model=facts["of"],
             fingerprint=facts["model"],
             moments=bool(facts["moment_frames"]),
@@ -97,7 +101,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
         """The videos that match a text best."""
         start = time.perf_counter()
         asked, where = _text(q), filters.checked(where)
-        if exact and await serving.lookups(answers.rows.count) > limits.exact_videos:
+        if exact and await serving.lookups(rows.count) > limits.exact_videos:
             raise Refused(422, f"exact: for {limits.exact_videos:,} videos at most.")
         try:
             hits = await serving.model(answers.search, asked, k=k, where=where, exact=exact)
@@ -134,7 +138,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
     async def like(id: ID, k: count = 24) -> schema.Results:
         """The videos most like one of the index, which is not among them."""
         start = time.perf_counter()
-        [video, *_] = await serving.lookups(answers.rows.of, id)
+        [video, *_] = await serving.lookups(rows.of, id)
         hits = await serving.model(answers.like, id, k=k)
         return _results(video.name, hits, start)
 
@@ -142,7 +146,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
     async def moments(id: ID, q: text, k: count = 5) -> schema.Moments:
         """The parts of a video that match a text best."""
         asked = _text(q)
-        [video, *_] = await serving.lookups(answers.rows.of, id)
+        [video, *_] = await serving.lookups(rows.of, id)
         spans = await serving.model(answers.spans, id, asked, k=k)
         found = [schema.Moment(**span._asdict()) for span in spans]
         return schema.Moments(query=asked, duration=video.duration, moments=found)
@@ -167,7 +171,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
 
 
 def _videos(app: FastAPI, serving: Serving) -> None:
-    rows = serving.answers.rows
+    rows = serving.rows
 
     @app.get("/api/videos")
     async def videos(
@@ -190,9 +194,11 @@ def _videos(app: FastAPI, serving: Serving) -> None:
 
 
 def _media(app: FastAPI, serving: Serving) -> None:
-    rows, limits = serving.answers.rows, serving.limits
+    rows, limits = serving.rows, serving.limits
 
-    @app.get("/api/videos/{id}/file", response_class=Response, responses=_errors(404, 410, 416))
+    @app.get(
+        "/api/videos/{id}/file", response_class=Response, responses=FILE | _errors(404, 410, 416)
+    )
     async def file(
         request: Request,
         id: ID,

@@ -10,8 +10,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from xclip_jax.web.limits import Limits
 
-LINGER = 10.0  # seconds in which what is sent after an answer is still read, so that it arrives
-
 
 def protocol(limits: Limits) -> type[H11Protocol]:
     """Returns uvicorn's protocol with these limits."""
@@ -36,7 +34,7 @@ def protocol(limits: Limits) -> type[H11Protocol]:
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if self.conn.their_state is h11.SEND_BODY:
-                self._time(LINGER, self.transport.close)
+                self._time(limits.linger_seconds, self.transport.close)
 
         def connection_lost(self, exc) -> None:
             self._stop()

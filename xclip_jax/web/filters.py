@@ -34,6 +34,8 @@ def checked(where: str | None) -> str | None:
             raise _refused(f"{where[at : at + 20]!r} is not understood")
         at = match.end()
         sign, word = match["sign"], (match["word"] or "").lower()
+        if where[match.start() : at + 1].strip() in ("--", "/*"):
+            raise _refused("a comment has no place here")
         called = word and where[at:].lstrip().startswith("(")
         if word and word not in WORDS and word not in (FUNCTIONS if called else COLUMNS):
             raise _refused(f"{match['word'][:40]} is not known here")

@@ -16,6 +16,7 @@ class Limits(NamedTuple):
         idle_seconds: between two pieces of a request's body.
         body_seconds: until a request's body is there.
         header_seconds: until a request's headers are there.
+        linger_seconds: in which the rest of a refused request is read, so that the refusal arrives.
         answer_seconds: until an answer by the model is there, waiting included.
         decode_seconds: for the frames of an uploaded clip.
         picture_seconds: for the frames of one picture.
@@ -34,6 +35,7 @@ class Limits(NamedTuple):
     idle_seconds: float = 10.0
     body_seconds: float = 120.0
     header_seconds: float = 10.0
+    linger_seconds: float = 5.0
     answer_seconds: float = 30.0
     decode_seconds: float = 30.0
     picture_seconds: float = 8.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xclip_jax.index import store
-from xclip_jax.web.refusals import Refused
+from xclip_jax.web.refusals import Refused, busy
 
 COLUMNS = ["path", "sha256", "size", "mtime", "duration", "metadata", "times"]
 FRESH_SECONDS = 1.0  # for so long rows are what they were: others may be writing
@@ -32,19 +32,27 @@ class Video(NamedTuple):
 
 
 class Rows:
-    """A table of videos of its own, brought up to the latest commit, for one thread or several."""
+    """A table of videos of its own, brought up to the latest commit.
+
+    Who asks in two steps needs one for himself: rows have other numbers after a commit."""
 
     def __init__(self, place: str):
         self.index = store.open_index(place)
+        self._facts = _facts(self.index)
         self._lock = threading.Lock()
         self._checked, self._version = time.monotonic(), self.index.videos.version
         self._found: dict[str, list[Video]] = {}
 
     def fresh(self) -> store.Index:
-        """Returns the index as of a second ago at most."""
+        """Returns the index as of a second ago at most.
+
+        Raises Refused where it was made anew, by another model perhaps.
+        """
         with self._lock:
             if time.monotonic() - self._checked > FRESH_SECONDS:
                 self.index.videos.checkout_latest()
+                if _facts(self.index) != self._facts:
+                    raise busy("the index was made anew: start the server again.", 60)
                 self._checked = time.monotonic()
                 if (version := self.index.videos.version) != self._version:
                     self._version, self._found = version, {}
@@ -77,6 +85,10 @@ class Rows:
 def name_of(path: str) -> str:
     """Returns the last part of a path or address."""
     return Path(path).name or path
+
+
+def _facts(index: store.Index) -> bytes | None:
+    return (index.videos.schema.metadata or {}).get(store.KEY)
 
 
 def _video(row: dict) -> Video:

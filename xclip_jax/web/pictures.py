@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from xclip_jax import video
+from xclip_jax import stills, video
 from xclip_jax.web.refusals import Refused
 
 QUALITY = 80
@@ -34,10 +34,10 @@ def preview(path: str, duration: float, *, allowed: float) -> bytes:
 def _frames(path: str, times: list[float], height: int, allowed: float) -> list[Image.Image]:
     found = []
     try:
-        for image in video.shown_at(path, times, before=time.monotonic() + allowed):
+        for image in stills.shown_at(path, times, before=time.monotonic() + allowed):
             width = max(round(height * image.width / image.height), 1)
             found.append(image.resize((width, height), Image.Resampling.BICUBIC))
-    except TimeoutError:
+    except stills.TooSlow:
         raise Refused(
             503, f"a frame of {Path(path).name} took more than {allowed:g} s to decode."
         ) from None

@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-import av
-
 from xclip_jax import video
 from xclip_jax.web import files
 from xclip_jax.web.lookups import Video
@@ -33,7 +31,8 @@ def _playable(path: str, _: str) -> bool:
     if not codecs:
         return False
     try:
-        name, pixels = video.codec(path)
-    except (video.VideoError, av.FFmpegError):
+        with video.open_video(path) as container:
+            context = video.video_stream(container, path).codec_context
+            return context.codec.canonical_name in codecs and context.pix_fmt in PIXELS
+    except video.VideoError:
         return False
-    return name in codecs and pixels in PIXELS

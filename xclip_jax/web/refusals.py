@@ -4,6 +4,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 SHOWN = 5  # of several problems
 LETTERS = 300  # of what was given, repeated to the one who gave it
@@ -33,6 +34,10 @@ def add(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused):
         return answer(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect):
+        return answer(Refused(400, "the connection ended before the request did."))
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException):

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -16,6 +17,7 @@ from xclip_jax.web.limits import Limits
 from xclip_jax.web.serving import Serving
 
 LEAST_TOKEN = 16  # characters
+EVERYWHERE = {"0.0.0.0", "::"}
 STOP_SECONDS = 5.0  # that requests under way have to end
 
 
@@ -95,17 +97,20 @@ def serve(
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=int(STOP_SECONDS),
-            limit_max_requests=None,
         )
-        count = serving.answers.rows.count()
-        name = f"[{host}]" if ":" in host else host
+        count = serving.rows.count()
+        name = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{port}/" + (f"?token={quote(token)}" if token else "")
         print(
-            f"{serving.answers.rows.index.place}: {count} videos, ready in"
+            f"{serving.rows.index.place}: {count} videos, ready in"
             f" {time.perf_counter() - start:.1f} s; stop with Ctrl-C",
             file=sys.stderr,
         )
         print(f"open {address}", flush=True)
+        # uvicorn stops by these signals and raises them once more when it has stopped.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         asyncio.run(uvicorn.Server(config).serve(sockets=[opened]))
+        print("stopped", file=sys.stderr)
     finally:
         serving.close()

@@ -6,6 +6,7 @@ from xclip_jax.index import query
 from xclip_jax.web.answers import Answers
 from xclip_jax.web.clips import Decoder
 from xclip_jax.web.limits import Limits
+from xclip_jax.web.lookups import Rows
 from xclip_jax.web.recent import Recent
 from xclip_jax.web.work import Work
 
@@ -16,6 +17,7 @@ class Serving:
     """All of it.
 
     Attributes:
+        rows: for what does not need the model.
         model: the one thread that calls JAX; `lookups`, those that read rows; `drawing`, those
             that decode pictures; `decoding`, the one that waits for the `decoder` of uploads.
         uploads: how many are under way.
@@ -23,6 +25,7 @@ class Serving:
 
     def __init__(self, searcher: query.Searcher, limits: Limits):
         self.limits, self.answers = limits, Answers(searcher)
+        self.rows = Rows(searcher.index.place)
         waiting, seconds = limits.waiting, limits.answer_seconds
         self.model = Work("the model", threads=1, waiting=waiting, seconds=seconds)
         self.lookups = Work("the index", threads=2, waiting=4 * waiting, seconds=seconds)

@@ -1,11 +1,12 @@
 """Work in threads of its own, so that the event loop stays free: bounded in number and in time."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from xclip_jax.web.refusals import busy
+from xclip_jax.web.refusals import Refused, busy
 
 
 class Work:
@@ -30,8 +31,16 @@ class Work:
         future.add_done_callback(self._done)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.seconds)
-        except TimeoutError:
-            raise busy(f"{self.name} took more than {self.seconds:g} s: try again later.") from None
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise self._late() from None
+            logging.getLogger("uvicorn.error").exception("%s", self.name)
+            raise busy(
+                f"{self.name} cannot answer now ({type(error).__name__}): see the server's log.", 10
+            ) from None
+
+    def _late(self) -> Refused:
+        return busy(f"{self.name} took more than {self.seconds:g} s: try again later.")
 
     def _done(self, _: Future) -> None:
         with self._lock:
