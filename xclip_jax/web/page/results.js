@@ -12,6 +12,7 @@ export const PAGE = 24; // videos shown at first, and added by "more"
 
 let shown = null; // {key, rows, list, wanted}: what is on the page
 let running = null; // the AbortController of the request under way
+let played = null; // the URL of the clip in the chip
 let took = Infinity; // milliseconds of the last search
 
 /** Returns how long the server's last search took, Infinity before the first. */
@@ -68,12 +69,12 @@ async function rowsFor(address, offset, wanted, info, signal) {
     });
     byId("results").replaceChildren(bar.element);
     const limit = info.limits?.upload_bytes;
-    answer = await send(file, { ...(where && { where }), k }, { signal, limit, show: bar.show });
-  } else if (like !== null) answer = await get(likePath(like), { k, where }, options);
+    answer = await send(file, { k }, { signal, limit, show: bar.show });
+  } else if (like !== null) answer = await get(likePath(like), { k }, options);
   else if (q !== null) answer = await get("api/search", { q, k, where }, options);
   else {
     const limit = Math.min(wanted - offset, k);
-    const all = await get("api/videos", { offset, limit, where }, options);
+    const all = await get("api/videos", { offset, limit }, options);
     return { rows: all.videos, total: all.total };
   }
   return { rows: answer.results.slice(offset), full: k, milliseconds: answer.milliseconds };
@@ -145,6 +146,8 @@ export function title({ q, like, clip: name }) {
 async function chip({ like, clip: name, upload }) {
   const about = byId("about");
   about.replaceChildren();
+  if (played) URL.revokeObjectURL(played);
+  played = null;
   if (like === null && name === null) return;
   const label = isolated(name ? plain(name) : "");
   let picture = null;
@@ -155,8 +158,8 @@ async function chip({ like, clip: name, upload }) {
   } else if (clip(upload)) {
     picture = el("video", { muted: true, preload: "metadata", "aria-hidden": "true" });
     picture.onerror = () => picture.remove();
-    picture.src = URL.createObjectURL(clip(upload));
-    picture.onloadeddata = () => URL.revokeObjectURL(picture.src);
+    played = URL.createObjectURL(clip(upload));
+    picture.src = played;
   }
   const clear = el(
     "button",
