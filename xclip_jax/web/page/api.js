@@ -88,6 +88,7 @@ export const likePath = (id) => `${video(id)}/like`;
 export const momentsPath = (id) => `${video(id)}/moments`;
 export const explainPath = (id) => `${video(id)}/explain`;
 export const filePath = (id) => `${video(id)}/file`;
+export const copyPath = (id) => `${video(id)}/play.mp4`;
 export const previewPath = (id) => `${video(id)}/preview`;
 export const framePath = (id, t, height) =>
   url(`${video(id)}/frame`, { t: t === null ? null : t.toFixed(2), height });

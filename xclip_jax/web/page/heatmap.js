@@ -15,6 +15,7 @@ export function heatmap(row, { words, times, similarities, attention }, seek) {
   const flat = similarities.flat();
   const [low, high] = [Math.min(...flat), Math.max(...flat)];
   const most = Math.max(VISIBLE, ...(attention ?? []).flat().map(Math.abs));
+  const against = (attention ?? []).flat().some((weight) => weight <= -VISIBLE);
   const inspector = inspect(row);
   const headings = times.map((t) => {
     const picture = el("img", { src: framePath(row.id, t, THUMB), alt: "", loading: "lazy" });
@@ -44,12 +45,13 @@ export function heatmap(row, { words, times, similarities, attention }, seek) {
     `Colour: similarity, ${number(low)} to ${number(high)}. `,
     el("i", { class: "dot", "aria-hidden": "true" }),
     "Dot: how much the pair counts. ",
+    against ? "Ring: it counts against. " : "",
     NOTE,
   );
   return el(
     "section",
     { class: "words", "aria-label": "Words and frames" },
-    el("h4", {}, "Words and frames"),
+    el("h3", {}, "Words and frames"),
     el("div", { class: "wide" }, table),
     inspector.element,
     legend,

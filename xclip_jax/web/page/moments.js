@@ -48,7 +48,7 @@ function bars(moments, length, player, seek) {
         "--strength": 0.35 + 0.65 * strength,
       },
     });
-    const text = span(moment.start, moment.end, fine);
+    const text = span(moment.start, Math.min(moment.end, length), fine);
     const button = el(
       "button",
       { type: "button", class: "span", onclick: () => seek(moment.start) },

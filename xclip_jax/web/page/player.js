@@ -1,32 +1,32 @@
-// The video itself, or, where the browser cannot play it, the frame at any time of it.
+// The video itself; where the browser cannot play it, the server's copy in a format that it can;
+// where there is none, the frame at any time of it.
 
-import { filePath, framePath } from "./api.js";
+import { copyPath, filePath, framePath } from "./api.js";
 import { el } from "./dom.js";
 import { clock } from "./format.js";
 
 const HEIGHT = 480; // pixels of a frame shown in place of the video
 const PAUSE = 120; // milliseconds that the slider rests before its frame is asked for
+const COPY = "Browsers do not play this kind of file: this is a copy of it, without sound.";
+const FRAMES = "This browser cannot play the video: here are its frames.";
 
-/**
- * Returns {element, seek(t, {play}), onTime(listener), duration(), stop()}: the same for both.
- */
+/** Returns {element, seek(t, {play}), onTime(listener), stop()}, the same for all three. */
 export function player(row) {
   const listeners = [];
   const told = (t) => listeners.forEach((listener) => listener(t));
   const element = el("div", { class: "stage" });
+  const sources = [[copyPath(row.id), COPY]];
+  if (row.playable) sources.unshift([filePath(row.id), null]);
   let part = null;
-  const frames = (line) => {
+  const next = (t = 0) => {
     part?.stop();
-    part = viewer(row, line, told);
-    element.replaceChildren(...part.elements);
+    const [source, line] = sources.shift() ?? [null, FRAMES];
+    part = source ? movie(row, source, told, next) : viewer(row, told);
+    const note = line ? [el("p", { class: "note", role: "status" }, line)] : [];
+    element.replaceChildren(...part.elements, ...note);
+    if (t) part.seek(t);
   };
-  if (row.playable) {
-    part = movie(row, told, (at) => {
-      frames("This browser cannot play the file: here are its frames.");
-      if (at) part.seek(at);
-    });
-    element.replaceChildren(...part.elements);
-  } else frames("Browsers do not play this kind of file: here are its frames.");
+  next();
   return {
     element,
     seek: (t, options) => part.seek(t, options),
@@ -35,13 +35,13 @@ export function player(row) {
   };
 }
 
-function movie(row, told, failed) {
+function movie(row, source, told, failed) {
   const node = el("video", {
     controls: true,
     playsinline: true,
     preload: "metadata",
     poster: framePath(row.id, null, HEIGHT),
-    src: filePath(row.id),
+    src: source,
   });
   let asked = 0;
   node.addEventListener("timeupdate", () => told(node.currentTime));
@@ -65,7 +65,7 @@ function movie(row, told, failed) {
   };
 }
 
-function viewer(row, line, told) {
+function viewer(row, told) {
   const image = el("img", { alt: "" });
   const slider = el("input", {
     type: "range",
@@ -76,7 +76,6 @@ function viewer(row, line, told) {
     "aria-label": "Time",
   });
   const time = el("output", {});
-  const note = el("p", { class: "note", role: "status" }, line);
   let waiting = null;
   const show = (t) => {
     clearTimeout(waiting);
@@ -90,8 +89,7 @@ function viewer(row, line, told) {
     time.textContent = clock(t, true);
     told(t);
   };
-  image.addEventListener("error", () => (note.textContent = "This frame could not be read."));
-  image.addEventListener("load", () => (note.textContent = line));
+  image.addEventListener("error", () => (time.textContent = "no frame"));
   slider.addEventListener("input", () => {
     const t = Number(slider.value);
     write(t);
@@ -100,7 +98,7 @@ function viewer(row, line, told) {
   });
   queueMicrotask(() => image.src || show(0));
   return {
-    elements: [el("div", { class: "still" }, image), el("div", { class: "slide" }, slider, time), note],
+    elements: [el("div", { class: "still" }, image), el("div", { class: "slide" }, slider, time)],
     seek: (t) => show(Math.min(t, Number(slider.max))),
     stop: () => clearTimeout(waiting),
   };

@@ -87,7 +87,7 @@ function draw(dialog, address, ask, info) {
   const name = plain(row.name);
   document.title = `${cut(name)} · xclip-jax`;
   open.player = player(row);
-  open.parts = { moments: el("div"), why: el("div") };
+  open.parts = { moments: el("div"), why: el("div"), words: el("div") };
   const like = () => go({ ...FRESH, like: row.id });
   const input = el("input", {
     id: "ask",
@@ -117,11 +117,12 @@ function draw(dialog, address, ask, info) {
         "div",
         { class: "right" },
         asking,
+        open.parts.why,
         facts(row),
         el("button", { type: "button", onclick: like }, "More like this"),
       ),
     ),
-    open.parts.why,
+    open.parts.words,
   );
   answer(ask, info);
   if (address.t !== null) open.player.seek(Number(address.t) || 0, { play: false });
@@ -151,8 +152,9 @@ function answer(ask, info) {
     const line = "Describe a moment to see where it is and how the model scores this video for it.";
     parts.moments.replaceChildren(el("p", { class: "note" }, line));
     parts.why.replaceChildren();
+    parts.words.replaceChildren();
     return;
   }
   moments.show(parts.moments, { row, ask, info, player, seek, signal });
-  why.show(parts.why, { row, ask, seek, signal });
+  why.show(parts.why, parts.words, { row, ask, seek, signal });
 }

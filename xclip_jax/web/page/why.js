@@ -14,11 +14,12 @@ const NAMES = {
   centers: ["words and frames, summed up", "centers"],
 };
 
-/** Fills `place` with the explanation of the score of `row` for the text `ask`. */
-export async function show(place, { row, ask, seek, signal }) {
+/** Fills `place` with what makes the score of `row` for the text `ask`, `below` with the heat map. */
+export async function show(place, below, { row, ask, seek, signal }) {
   const title = el("h3", {}, "Why this video?");
   const bar = () => el("div", { class: "skeleton line" });
   place.replaceChildren(title, bar(), bar(), bar(), bar());
+  below.replaceChildren();
   try {
     const found = await get(explainPath(row.id), { q: ask }, { signal });
     const parts = Object.entries(found.parts ?? {});
@@ -27,13 +28,11 @@ export async function show(place, { row, ask, seek, signal }) {
       el("p", { class: "note" }, sentence(found, parts)),
       ...(parts.length ? [breakdown(parts, found.score)] : []),
       ...(found.absent ? [el("p", { class: "note absent" }, found.absent)] : []),
-      ...(found.similarities?.length && found.similarities[0].length
-        ? [heatmap(row, found, seek)]
-        : []),
     );
+    if (found.similarities[0]?.length) below.replaceChildren(heatmap(row, found, seek));
   } catch (error) {
     if (error.name === "AbortError") return;
-    const again = () => show(place, { row, ask, seek, signal });
+    const again = () => show(place, below, { row, ask, seek, signal });
     place.replaceChildren(title, failure(error, again));
   }
 }
