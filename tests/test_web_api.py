@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import rendered
 import served
 from PIL import Image
 
@@ -15,6 +16,7 @@ pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
 
 from xclip_jax import explain, library, moments, video
 from xclip_jax.index import making, query, spans, store, update
+from xclip_jax.web import playing
 
 QUERY = "a red circle moves right"
 
@@ -80,16 +82,22 @@ def test_a_filter_on_metadata_leaves_the_others_out(client):
 
     found = given(client.get("/api/search", params=params))
 
+    listed = client.get("/api/videos", params={"where": params["where"]}).json()
     assert {metadata["number"] for _, _, metadata in found} == {1, 3}
+    assert {row["metadata"]["number"] for row in listed["videos"]} == {1, 3}
+    assert listed["total"] == 2
 
 
 def test_the_videos_like_one_are_the_nearest_without_itself_and_its_copy(client, searcher, rows):
     row = rows["twin.mp4"]
     [expected] = query.like(searcher, np.array([row["video"]], np.float32), k=99)
 
-    answer = client.get(f"/api/videos/{row['sha256']}/like", params={"k": 3})
+    place = f"/api/videos/{row['sha256']}/like"
+    answer = client.get(place, params={"k": 3})
+    filtered = client.get(place, params={"where": "json_get_int(metadata, 'number') = 4"})
 
     assert given(answer) == of([h for h in expected.hits if h.sha256 != row["sha256"]][:3])
+    assert [metadata for _, _, metadata in given(filtered)] == [{"number": 4}]
 
 
 def test_an_uploaded_clip_finds_what_its_vector_finds(client, serving, searcher, rows):
@@ -182,6 +190,45 @@ def test_pictures_are_of_the_second_asked_for(client, rows):
     assert np.abs(np.asarray(image, float) - expected).mean() < 8  # JPEG, and another resize
     assert late.status_code == 200
     assert preview.height == 144 and preview.width == 1440
+
+
+def test_what_browsers_cannot_play_is_copied_for_them(tmp_path):
+    source, target = tmp_path / "a.avi", tmp_path / "b.mp4"
+    rendered.render(source, 30, fps=10, size=(64, 50), codec="mpeg4", pix_fmt="yuv420p")
+
+    wrong = playing.copy((str(source), str(target)), 2.0)
+    shown = list(video.every_frame(target))
+
+    assert wrong == "" and len(shown) == 21  # of the first two seconds
+    assert [round(time, 3) for _, time in shown] == [i / 10 for i in range(21)]
+    assert [rendered.number(frame.to_image()) for frame, _ in shown] == list(range(21))
+    assert playing.copy((str(tmp_path / "none"), str(target)), 2.0) == "missing"
+    copied = target.read_bytes()
+    assert copied.index(b"moov") < copied.index(b"mdat")  # it plays before all of it is there
+
+
+def test_a_copy_is_kept_and_served_in_parts(client, serving, rows):
+    place = f"/api/videos/{rows['test-00000.mp4']['sha256']}/play.mp4"
+
+    whole = client.get(place)
+    part = client.get(place, headers={"Range": "bytes=4-7"})
+
+    assert whole.headers["content-type"] == "video/mp4" and part.content == b"ftyp"
+    assert part.status_code == 206 and len(serving.copies._held) == 1
+
+
+def test_texts_that_wait_are_encoded_together_and_alike(serving, searcher):
+    asked = [f"a green square number {i}" for i in range(8)]
+    for each in asked:
+        serving.answers.expect(each)
+
+    found = [serving.answers.text(each) for each in asked]
+    alone = [query.encode(searcher, [each]) for each in asked]
+
+    assert not serving.answers._expected
+    for one, other in zip(found, alone, strict=True):
+        for x, y in zip(one, other, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)  # other sizes of matrix products
 
 
 def test_a_file_that_changed_is_gone_and_a_copy_stands_in(shapes, run, searcher, rows, tmp_path):

@@ -16,6 +16,7 @@ from xclip_jax.web.refusals import Refused, answer
 
 COOKIE = "xclip_jax"
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]", "::1"}
+PUBLIC = "/static/"  # the page, which tells nothing; it asks for the token where it has none
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 OWN = {"same-origin", "none"}  # of Sec-Fetch-Site
 POLICY = "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:"
@@ -88,7 +89,7 @@ class Access:
     def _token(self, scope, headers: Headers):
         """Returns the response to a request without the token, or with the one of the address,
         None to let it through."""
-        if self.token is None:
+        if self.token is None or scope["path"].startswith(PUBLIC):
             return None
         asked = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if scope["path"] == "/" and scope["method"] == "GET" and "token" in asked:
@@ -101,6 +102,8 @@ class Access:
                 COOKIE, self.token.decode(), httponly=True, samesite="strict", path="/"
             )
             return response
+        if scope["path"] == "/":
+            return None
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._right(shown.strip()):
             return None

@@ -14,6 +14,7 @@ from xclip_jax.web.lookups import Rows
 from xclip_jax.web.recent import Recent
 from xclip_jax.web.refusals import Refused
 
+TOGETHER, WORTH = 16, 6  # texts encoded at a time, and from how many on that is quicker
 TEXTS = 64 * 2**20  # bytes of the features of texts that are kept
 WINDOWS = 128 * 2**20  # likewise of windows over videos
 
@@ -39,6 +40,7 @@ class Answers:
         self.rows = Rows(searcher.index.place)
         self._searcher = searcher
         self._texts, self._windows = Recent(TEXTS), Recent(WINDOWS)
+        self._expected: dict[str, None] = {}
         self.parts: list[str] = []
 
     @functools.cached_property
@@ -51,7 +53,23 @@ class Answers:
 
     def text(self, asked: str):
         """Returns the features of one text, a row of each."""
-        return self._texts.of(asked, lambda: query.encode(self._searcher, [asked]), _bytes)
+        kept = self._texts.get(asked)
+        if kept is not None:
+            return kept
+        self._expected.pop(asked, None)
+        waiting = list(self._expected)[: TOGETHER - 1]
+        together = [asked, *(waiting if len(waiting) + 1 >= WORTH else [])]
+        features = query.encode(self._searcher, together)
+        for i, each in enumerate(together):
+            row = jax.tree.map(lambda x, i=i: x[i : i + 1].copy(), features)
+            self._texts.put(each, row, _bytes(row))
+            self._expected.pop(each, None)
+        return self._texts.get(asked)
+
+    def expect(self, asked: str) -> None:
+        """Is told of a text that waits: many are encoded together. May come from any thread."""
+        if self._texts.get(asked) is None:
+            self._expected[asked] = None
 
     def search(self, asked: str, *, k: int, where: str | None, exact: bool) -> list[query.Hit]:
         """Returns the best videos for a text."""
@@ -61,22 +79,22 @@ class Answers:
         [found] = query.search(searcher, self.text(asked), k=k, where=where, exact=exact)
         return found.hits
 
-    def like(self, sha256: str, *, k: int) -> list[query.Hit]:
+    def like(self, sha256: str, *, k: int, where: str | None) -> list[query.Hit]:
         """Returns the videos most like one of the index, without itself and its copies."""
         searcher, row = self.searcher(), self._row(sha256, ["video"])
         vector = np.asarray(row["video"][0].values, np.float32)[None]
         copies = len(self.rows.of(sha256))
-        [found] = query.like(searcher, vector, k=k + copies)
+        [found] = query.like(searcher, vector, k=k + copies, where=where)
         return [hit for hit in found.hits if hit.sha256 != sha256][:k]
 
-    def like_clip(self, clip: sampling.Sampled, *, k: int) -> list[query.Hit]:
+    def like_clip(self, clip: sampling.Sampled, *, k: int, where: str | None) -> list[query.Hit]:
         """Returns the videos most like a clip."""
         searcher = self.searcher()
         if not searcher.index.videos.count_rows():
             return []
         [encoded] = clip_features.encode(searcher.trained, searcher.encoders, [clip])
         vector = np.asarray(encoded.features.video, np.float32)[None]
-        [found] = query.like(searcher, vector, k=k)
+        [found] = query.like(searcher, vector, k=k, where=where)
         return found.hits
 
     def spans(self, sha256: str, asked: str, *, k: int) -> list[moments.Span]:
@@ -117,6 +135,7 @@ class Answers:
         _, trained, encoders = self._searcher
         say("compiling search")
         self.search("a warm-up", k=10, where=None, exact=False)
+        query.encode(self._searcher, ["a warm-up"] * TOGETHER)
         videos, _ = self.rows.page(0, 1)
         if videos:
             say("compiling explanations")

@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 
 from xclip_jax.index import query as index_query
 from xclip_jax.version import __version__
-from xclip_jax.web import files, filters, lookups, pictures, playing, refusals, schema
+from xclip_jax.web import clips, files, filters, lookups, pictures, playing, refusals, schema
 from xclip_jax.web.refusals import Refused, busy
 from xclip_jax.web.serving import Serving
 
@@ -25,6 +25,14 @@ FILE = {
     200: {"content": {"video/*": {}}, "description": "the whole file"},
     206: {"content": {"video/*": {}}, "description": "the part that was asked for"},
 }
+Where = Annotated[
+    str | None,
+    Query(
+        max_length=filters.LETTERS,
+        description="only videos of which this is true: SQL over size, duration and metadata, such"
+        " as json_get_int(metadata, 'year') > 2000 AND duration < 60",
+    ),
+]
 UPLOAD = {
     "requestBody": {
         "required": True,
@@ -88,14 +96,7 @@ def _search(app: FastAPI, serving: Serving) -> None:
     async def search(
         q: text,
         k: count = 24,
-        where: Annotated[
-            str | None,
-            Query(
-                max_length=limits.filter_characters,
-                description="SQL over size, duration and metadata, such as"
-                " json_get_int(metadata, 'year') > 2000 AND duration < 60",
-            ),
-        ] = None,
+        where: Where = None,
         exact: Annotated[bool, Query(description="score all videos, not candidates")] = False,
     ) -> schema.Results:
         """The videos that match a text best."""
@@ -103,18 +104,17 @@ def _search(app: FastAPI, serving: Serving) -> None:
         asked, where = _text(q), filters.checked(where)
         if exact and await serving.lookups(rows.count) > limits.exact_videos:
             raise Refused(422, f"exact: for {limits.exact_videos:,} videos at most.")
-        try:
-            hits = await serving.model(answers.search, asked, k=k, where=where, exact=exact)
-        except ValueError as error:
-            if not where:
-                raise
-            raise Refused(422, str(error).replace("--where", "where", 1)) from None
+        answers.expect(asked)
+        options = {"k": k, "where": where, "exact": exact}
+        hits = await _filtered(where, serving.model(answers.search, asked, **options))
         return _results(asked, hits, start)
 
     @app.post("/api/search/video", openapi_extra=UPLOAD, responses=_errors(415))
-    async def search_by_video(request: Request, k: count = 24) -> schema.Results:
+    async def search_by_video(
+        request: Request, k: count = 24, where: Where = None
+    ) -> schema.Results:
         """The videos most like an uploaded clip, by the cosine of whole videos."""
-        start = time.perf_counter()
+        start, where = time.perf_counter(), filters.checked(where)
         if serving.uploads >= UPLOADS_AT_ONCE:
             raise busy(f"{serving.uploads} clips are being uploaded: try again in a moment.")
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -125,21 +125,21 @@ def _search(app: FastAPI, serving: Serving) -> None:
                 clip = form.get("video")
                 if clip is None or isinstance(clip, str):
                     raise Refused(422, "the field 'video' is missing, or is no file.")
-                frames = await serving.decoding(serving.decoder, clip.file)
+                frames = await serving.decoding(clips.decoded, serving.decoder, clip.file)
                 name = Path(clip.filename or "clip").name
         except OSError as error:
             raise busy(f"the clip cannot be kept: {error.strerror}.", 60) from None
         finally:
             serving.uploads -= 1
-        hits = await serving.model(answers.like_clip, frames, k=k)
+        hits = await _filtered(where, serving.model(answers.like_clip, frames, k=k, where=where))
         return _results(name, hits, start)
 
     @app.get("/api/videos/{id}/like", responses=_errors(404))
-    async def like(id: ID, k: count = 24) -> schema.Results:
+    async def like(id: ID, k: count = 24, where: Where = None) -> schema.Results:
         """The videos most like one of the index, which is not among them."""
-        start = time.perf_counter()
+        start, where = time.perf_counter(), filters.checked(where)
         [video, *_] = await serving.lookups(rows.of, id)
-        hits = await serving.model(answers.like, id, k=k)
+        hits = await _filtered(where, serving.model(answers.like, id, k=k, where=where))
         return _results(video.name, hits, start)
 
     @app.get("/api/videos/{id}/moments", responses=_errors(404, 409))
@@ -177,9 +177,12 @@ def _videos(app: FastAPI, serving: Serving) -> None:
     async def videos(
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
         limit: Annotated[int, Query(ge=1, le=serving.limits.results)] = 24,
+        where: Where = None,
     ) -> schema.VideoPage:
-        """The videos of the index, some at a time."""
-        found, total = await serving.lookups(rows.page, offset, limit)
+        """The videos of the index, some at a time; `total` counts what the filter lets through."""
+        where = filters.checked(where)
+        asked = serving.lookups(rows.page, offset, limit, where=where)
+        found, total = await _filtered(where, asked)
         listed = [schema.VideoRow(id=video.sha256, **_shown(video)) for video in found]
         return schema.VideoPage(total=total, offset=offset, videos=listed)
 
@@ -196,9 +199,9 @@ def _videos(app: FastAPI, serving: Serving) -> None:
 def _media(app: FastAPI, serving: Serving) -> None:
     rows, limits = serving.rows, serving.limits
 
-    @app.get(
-        "/api/videos/{id}/file", response_class=Response, responses=FILE | _errors(404, 410, 416)
-    )
+    answered = FILE | _errors(404, 410, 416)
+
+    @app.get("/api/videos/{id}/file", response_class=Response, responses=answered)
     async def file(
         request: Request,
         id: ID,
@@ -210,6 +213,17 @@ def _media(app: FastAPI, serving: Serving) -> None:
         return files.response(found, range, if_range, head=request.method == "HEAD")
 
     app.head("/api/videos/{id}/file", include_in_schema=False)(file)
+
+    @app.get("/api/videos/{id}/play.mp4", response_class=Response, responses=answered)
+    async def play(
+        id: ID,
+        range: Annotated[str | None, Header()] = None,
+        if_range: Annotated[str | None, Header()] = None,
+    ):
+        """The video as H.264 in MP4, without sound, for those that browsers cannot play."""
+        found = await serving.lookups(rows.of, id)
+        copy = await serving.copying(serving.copies.of, found)
+        return files.response([copy], range, if_range, head=False)
 
     @app.get("/api/videos/{id}/frame", response_class=Response, responses=JPEG | _errors(404, 410))
     async def frame(
@@ -260,6 +274,16 @@ def _text(asked: str) -> str:
     if not text:
         raise Refused(422, "q is empty: give what to look for.")
     return text
+
+
+async def _filtered(where: str | None, answering):
+    """Returns what is awaited; what the index says of a filter is refused in its words."""
+    try:
+        return await answering
+    except ValueError as error:
+        if not where:
+            raise
+        raise Refused(422, str(error).replace("--where", "where", 1)) from None
 
 
 def _shown(video) -> dict:

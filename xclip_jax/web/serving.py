@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from xclip_jax.index import query
+from xclip_jax.web import clips
 from xclip_jax.web.answers import Answers
-from xclip_jax.web.clips import Decoder
+from xclip_jax.web.apart import Apart
 from xclip_jax.web.limits import Limits
 from xclip_jax.web.lookups import Rows
+from xclip_jax.web.playing import Copies
 from xclip_jax.web.recent import Recent
 from xclip_jax.web.work import Work
 
@@ -19,7 +21,8 @@ class Serving:
     Attributes:
         rows: for what does not need the model.
         model: the one thread that calls JAX; `lookups`, those that read rows; `drawing`, those
-            that decode pictures; `decoding`, the one that waits for the `decoder` of uploads.
+            that decode pictures; `decoding`, the one that waits for the `decoder` of uploads;
+            `copying`, the one that waits for `copies` of what browsers cannot play.
         uploads: how many are under way.
     """
 
@@ -33,12 +36,15 @@ class Serving:
         # One after the other: all that can wait is as long as each may take.
         seconds = 5 * limits.decode_seconds
         self.decoding = Work("uploaded clips", threads=1, waiting=8, seconds=seconds)
-        self.decoder = Decoder(
+        self.decoder = Apart(
+            clips.sampled,
             searcher.trained.intake,
             searcher.trained.frame_policy,
-            longest=limits.upload_seconds,
+            limits.upload_seconds,
             seconds=limits.decode_seconds,
         )
+        self.copying = Work("copies to play", threads=1, waiting=8, seconds=2 * limits.copy_seconds)
+        self.copies = Copies(longest=limits.copied_seconds, seconds=limits.copy_seconds)
         self.pictures = Recent(PICTURES)
         self.uploads = 0
 
@@ -50,6 +56,7 @@ class Serving:
 
     def close(self) -> None:
         """Ends threads and processes."""
-        for work in (self.model, self.lookups, self.drawing, self.decoding):
+        for work in (self.model, self.lookups, self.drawing, self.decoding, self.copying):
             work.close()
         self.decoder.close()
+        self.copies.close()
