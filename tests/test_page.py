@@ -25,6 +25,7 @@ from playwright import sync_api
 
 from xclip_jax import evaluate, workdir
 from xclip_jax.index import listing, making, store, update
+from xclip_jax.web import access
 
 expect = sync_api.expect
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
@@ -32,16 +33,20 @@ SIZES = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
-    "narrow": {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True},
 }
 HOSTILE = """"'><img src=x onerror=alert(1)>&amp; \u200f\u05d0\u202egpj.mp4"""
 SHOWN = HOSTILE.replace("\u202e", "\ufffd")  # what would turn the order of the letters after it
+TOKEN = "a-token-of-two-dozen-signs"
 LONG = "<script>alert(2)</script>" + 300 * "W"
 
 
 class Site(NamedTuple):
-    """A running server: its address, the files of its index by id, and a text that describes
-    `video`, the id of one of them that browsers play."""
+    """A running server that wants TOKEN.
+
+    Attributes:
+        paths: the files of its index by their ids.
+        video: the id of one that browsers play, and `text` describes it.
+    """
 
     address: str
     paths: dict[str, str]
@@ -50,8 +55,9 @@ class Site(NamedTuple):
 
     def api(self, path: str, **parameters):
         """Returns the JSON that the server answers."""
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.address}api/{path}?{query}", timeout=30) as answer:
+        address = f"{self.address}api/{path}?{urllib.parse.urlencode(parameters)}"
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
 
@@ -94,9 +100,10 @@ def site(request, tmp_path_factory):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env=os.environ | {"XCLIP_JAX_TOKEN": TOKEN},
     )
     try:
-        address = process.stdout.readline().split()[-1]
+        address = process.stdout.readline().split()[-1].partition("?")[0]
         paths = {row["sha256"]: row["path"] for row in rows}
         plain = Site(address, paths, "", "")
         long = sorted(rows, key=lambda row: -row["duration"] * (row["duration"] < 60))
@@ -125,8 +132,11 @@ def visit(browser, site):
     by the page or by its policy, but errors that a test has put into `expected`."""
     said, contexts = [], []
 
-    def visit(query="", size="light", expected=()):
+    def visit(query="", size="light", expected=(), signed_in=True):
         context = browser.new_context(**SIZES[size])
+        if signed_in:
+            cookie = {"name": access.COOKIE, "value": TOKEN, "url": site.address}
+            context.add_cookies([cookie])
         context.set_default_timeout(20_000)
         page = context.new_page()
         contexts.append(context)
@@ -134,7 +144,8 @@ def visit(browser, site):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message) or dialog.dismiss())
         page.goto(site.address + query)
-        settle(page)
+        if signed_in:
+            settle(page)
         context.expected = expected
         return page
 
@@ -355,24 +366,59 @@ def test_names_and_metadata_that_attack_are_shown_as_text(visit, site):
     assert page.locator("img[src=x]").count() == page.locator("main script").count() == 0
 
 
-def test_frames_stand_in_for_a_video_that_browsers_do_not_play(visit, site):
-    old = [key for key, path in site.paths.items() if Path(path).suffix == ".avi"]
-    page = visit(f"?{urllib.parse.urlencode({'q': site.text, 'v': old[0]})}")
+def open_old(visit, site, *, expected=()):
+    """Opens the first video that browsers do not play; returns the page and its last moment."""
+    old = next(key for key, path in site.paths.items() if Path(path).suffix == ".avi")
+    query = urllib.parse.urlencode({"q": site.text, "v": old})
+    return (
+        visit(f"?{query}", expected=expected),
+        site.api(f"videos/{old}/moments", q=site.text, k=5)["moments"][-1],
+    )
+
+
+def test_a_copy_stands_in_for_a_video_that_browsers_do_not_play(visit, site):
+    page, moment = open_old(visit, site)
 
     page.locator(".span").last.click()
-    moment = site.api(f"videos/{old[0]}/moments", q=site.text, k=5)["moments"][-1]
+
+    expect(page.locator(".stage")).to_contain_text("a copy of it")
+    until(page, "document.querySelector('video')?.readyState >= 2")
+    until(page, f"document.querySelector('video').currentTime >= {moment['start'] - 0.1}")
+
+
+def test_frames_stand_in_where_there_is_no_copy_either(visit, site):
+    page, moment = open_old(visit, site, expected=["ERR_FAILED"])
+    page.context.route("**/play.mp4", lambda route: route.abort())
+    page.reload()
 
     expect(page.locator(".stage")).to_contain_text("here are its frames")
-    t = f"t={moment['start']:.2f}"
-    expect(page.locator(".still img")).to_have_attribute("src", re.compile(re.escape(t)))
+    page.locator(".span").last.click()
+
+    t = re.compile(re.escape(f"t={moment['start']:.2f}"))
+    expect(page.locator(".still img")).to_have_attribute("src", t)
     until(page, "document.querySelector('.still img').naturalWidth > 0")
+
+
+def test_a_server_with_a_token_asks_for_it_and_keeps_what_was_asked(visit, site):
+    page = visit(f"?{urllib.parse.urlencode({'q': site.text})}", expected=["401"], signed_in=False)
+
+    page.fill("#token", "not the right one")
+    page.keyboard.press("Enter")
+    expect(page.locator(".notice")).to_contain_text("not this server's token")
+    page.fill("#token", TOKEN)
+    page.keyboard.press("Enter")
+    settle(page)
+
+    assert urllib.parse.parse_qs(page.url.partition("?")[2]) == {"q": [site.text]}
+    expect(page.locator("#q")).to_have_value(site.text)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_page_fits_the_window_and_its_picture_is_taken(visit, site, pictures, size):
     page = visit(f"?{urllib.parse.urlencode({'q': site.text})}", size)
     loaded = "[...document.images].every(i => i.complete || i.loading === 'lazy')"
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(20)  # until what is in the window has been asked for
+    until(page, "[...document.images].every(image => image.complete || image.offsetTop > 900)")
     page.screenshot(path=pictures / f"{size}-results.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -386,6 +432,10 @@ def test_the_page_fits_the_window_and_its_picture_is_taken(visit, site, pictures
 
     viewer = page.locator("#viewer")
     assert viewer.evaluate("node => node.scrollWidth <= node.clientWidth")
+    if size == "phone":
+        page.set_viewport_size({"width": 360, "height": 640})
+        assert viewer.evaluate("node => node.scrollWidth <= node.clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth <= 360")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 20, 22)"
     assert dark == (size == "dark")
 

@@ -69,12 +69,12 @@ async function rowsFor(address, offset, wanted, info, signal) {
     });
     byId("results").replaceChildren(bar.element);
     const limit = info.limits?.upload_bytes;
-    answer = await send(file, { k }, { signal, limit, show: bar.show });
-  } else if (like !== null) answer = await get(likePath(like), { k }, options);
+    answer = await send(file, { k, where }, { signal, limit, show: bar.show });
+  } else if (like !== null) answer = await get(likePath(like), { k, where }, options);
   else if (q !== null) answer = await get("api/search", { q, k, where }, options);
   else {
     const limit = Math.min(wanted - offset, k);
-    const all = await get("api/videos", { offset, limit }, options);
+    const all = await get("api/videos", { offset, limit, where }, options);
     return { rows: all.videos, total: all.total };
   }
   return { rows: answer.results.slice(offset), full: k, milliseconds: answer.milliseconds };

@@ -56,7 +56,6 @@ export function show(address) {
     byId("where").value = address.where ?? "";
     if (address.where) byId("filter").open = true;
   }
-  byId("filter").hidden = address.q === null; // the server filters searches by text only
   byId("filter").classList.toggle("on", Boolean(address.where));
   last = address;
 }

@@ -124,6 +124,7 @@ function draw(dialog, address, ask, info) {
     ),
     open.parts.words,
   );
+  dialog.querySelector("button").focus({ preventScroll: true }); // the one before is gone
   answer(ask, info);
   if (address.t !== null) open.player.seek(Number(address.t) || 0, { play: false });
 }
