@@ -20,7 +20,7 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 COMMANDS = (
-    *("demo", "build", "doctor", "compress", "train", "eval", "index", "search"),
+    *("demo", "build", "doctor", "compress", "train", "eval", "index", "search", "serve"),
     *("explain", "convert", "embed", "export", "download", "plan"),
 )
 SPAN = re.compile(r"`([^`\n]+)`")

@@ -1,6 +1,7 @@
 """A server from its start to its end: guards, warm-up, the address, and a clean stop."""
 
 import asyncio
+import logging
 import secrets
 import signal
 import socket
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import uvicorn
 
 from xclip_jax.index import query
-from xclip_jax.web import access, app, bounds, connection, docs
+from xclip_jax.web import access, app, bounds, connection, docs, searching
 from xclip_jax.web.limits import Limits
 from xclip_jax.web.serving import Serving
 
@@ -25,7 +26,7 @@ def guarded(serving: Serving, *, token: str | None, local: bool):
     """Returns the whole application."""
     made = app.make(serving)
     docs.add(made)
-    bounded = bounds.Bounds(made, limits=serving.limits, uploads=app.UPLOADS)
+    bounded = bounds.Bounds(made, limits=serving.limits, uploads=searching.UPLOADS)
     return access.Access(bounded, token=token, local=local)
 
 
@@ -84,6 +85,8 @@ def serve(
     def say(line: str) -> None:
         print(f"{line} ...", file=sys.stderr, flush=True)
 
+    # What is wrong with a form is told to the one who sent it.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         serving.warm(say)
         local = access.is_loopback(host)
