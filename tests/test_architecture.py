@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "stills": {"stream_frames", "video"},
     "tokenizer": {"frames"},
     "metrics": {"frames"},
+    "dual_softmax": {"metrics"},
     "losses": {"frames"},
     "torch_pickle": set(),
     "torch_file": {"torch_pickle"},
@@ -40,26 +41,24 @@ MAY_IMPORT = {
     "flops": set(),
     "chips": set(),
     "throughput": {"chips", "flops"},
-    "distributed": set(),
-    "one_line": {"distributed"},
-    "supervise": {"distributed"},
-    "watch": {"distributed"},
-    "preemption": set(),
+    "processes.distributed": set(),
+    "one_line": {"processes.distributed"},
+    "processes": {"processes.distributed"},
     "profiling": set(),
     "startup": set(),
     "lines": {"remote"},
-    "traced_flops": set(),
-    "hlo": set(),
-    "hlo_traffic": {"hlo"},
-    "collectives": {"hlo"},
-    "roofline": {"chips", "collectives"},
-    "topology": {"chips"},
-    "plan_report": set(),
+    "plan.traced_flops": set(),
+    "plan.hlo": set(),
+    "plan.traffic": {"plan.hlo"},
+    "plan.collectives": {"plan.hlo"},
+    "plan.roofline": {"chips", "plan.collectives"},
+    "plan.topology": {"chips"},
+    "plan.report": set(),
     "parameter_groups": set(),
     "bertadam": {"parameter_groups"},
     "optimizer": {"bertadam", "parameter_groups"},
     "resize_weights": set(),
-    "checkpoint": {"distributed", "remote"},
+    "checkpoint": {"processes.distributed", "remote"},
     "hugging_face": {"torch_file"},
     "weight_formats": {"models", "torch_file", "hugging_face"},
     "download": {"weight_formats"},
@@ -131,16 +130,17 @@ WITHOUT_JAX = {
     "stills",
     "tokenizer",
     "metrics",
+    "dual_softmax",
     "torch_file",
     "resize_weights",
     "configs",
     "chips",
-    "hlo",
-    "hlo_traffic",
-    "collectives",
-    "roofline",
-    "traced_flops",
-    "plan_report",
+    "plan.hlo",
+    "plan.traffic",
+    "plan.collectives",
+    "plan.roofline",
+    "plan.traced_flops",
+    "plan.report",
 }
 ONLY_IN = {
     "tensorflow": {"data"},
@@ -177,8 +177,10 @@ def modules() -> dict[str, Path]:
 
 
 def part_of(module: str) -> str:
-    """Returns the name by which the tables above know a module of ours; "" is the package."""
-    return [*module.split("."), ""][1]
+    """Returns the name by which the tables above know a module of ours: its own, or else that of
+    the folder it is in; "" is the package."""
+    names = module.split(".")[1:3]
+    return ".".join(names) if ".".join(names) in MAY_IMPORT else [*names, ""][0]
 
 
 def imports(source: str) -> set[str]:

@@ -232,6 +232,16 @@ def test_eval_prints_its_protocol_a_table_and_one_json_line(run, tmp_path, capsy
     assert all(row in written for row in [*protocol, *table]) and "Worst failures" in written
 
 
+def test_eval_adds_dual_softmax_by_its_name_where_asked_for(run, capsys):
+    *rows, line = outputs(capsys, ["eval", "--workdir", run, "--dual-softmax"]).splitlines()
+
+    plain, scores = outputs(capsys, ["eval", "--workdir", run]).splitlines()[-1], json.loads(line)
+    added = {name for name in scores if name not in json.loads(plain)}
+    assert {name.split("/")[0] for name in added} == {"dual_softmax"} and len(added) == 10
+    assert sum(row.startswith("text to video (dual_softmax)") for row in rows) == 1
+    assert any("post-processing: none, but for the rows (dual_softmax)" in row for row in rows)
+
+
 def test_eval_takes_another_split_without_its_twins(run, capsys):
     line = outputs(capsys, ["eval", "--workdir", run, "--split", "twins"]).splitlines()[-1]
 

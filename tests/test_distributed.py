@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from xclip_jax import distributed
+from xclip_jax.processes import distributed
 
 
 def test_without_flags_a_process_is_a_run_of_its_own():
@@ -56,7 +56,7 @@ def test_errors_of_others_are_told_from_those_of_this_process(error, lost):
 
 CHILD = """
 import os, signal, sys
-from xclip_jax import supervise
+from xclip_jax.processes import supervise
 def work():
     {work}
 def answer(error):

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import collectives, hlo, hlo_traffic, sharding, traced_flops
+from xclip_jax import sharding
+from xclip_jax.plan import collectives, hlo, traced_flops, traffic
 
 LOOP = """HloModule jit_step, is_scheduled=true
 
@@ -189,7 +190,7 @@ ENTRY %main (p: f32[10,8], i: s32[], q: f32[10,8], u: f32[1,8]) -> f32[10,8] {
     row, whole = 8 * 4, 10 * 8 * 4
 
     # a row read and a row written, the index (4 bytes); then two arrays read and one written
-    assert hlo_traffic.count(hlo.parse(text)) == row + row + 4 + 3 * whole
+    assert traffic.count(hlo.parse(text)) == row + row + 4 + 3 * whole
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ import rendered
 import xclip_jax
 from xclip_jax import cli, clip_features, evaluate, workdir
 from xclip_jax.index import ann, listing, making, query, spans, store, update
+from xclip_jax.index.rows import Row
 
 CLIPS = 4
 
@@ -258,6 +261,7 @@ def test_many_videos_are_found_by_an_index_over_their_vectors(
     index, trained, encoders, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ann, "ROWS", 300)  # LanceDB wants 256 to learn from
+    making.open_or_make(tmp_path / "index", trained, encoders, "run", moment_frames=0)
     index()
     opened = store.open_index(tmp_path / "index")
     kind = update.feature_type(trained)
@@ -268,7 +272,7 @@ def test_many_videos_are_found_by_an_index_over_their_vectors(
     for i in range(400):
         vector = rng.standard_normal(model.video.shape).astype(np.float32)
         drawn = model._replace(video=vector / np.linalg.norm(vector))
-        videos.append(store.Row(f"/{i}.mp4", "", 1, 1, "made up", 1.0, np.zeros(1), drawn, {}))
+        videos.append(Row(f"/{i}.mp4", "", 1, 1, "made up", 1.0, np.zeros(1), drawn, {}))
 
     store.put(opened, videos, replace=False)
     ann.tidy(opened)
@@ -291,7 +295,7 @@ def damage_metadata(folder):
 def test_frames_to_find_moments_by_are_kept_where_asked_for(
     index, trained, encoders, clips, tmp_path
 ):
-    index()
+    making.open_or_make(tmp_path / "index", trained, encoders, "run", moment_frames=0)
     place = tmp_path / "with frames"
     opened = making.open_or_make(place, trained, encoders, "run", moment_frames=5)
     update.update(opened, trained, encoders, listing.read(clips), progress=False)
@@ -312,6 +316,26 @@ def test_frames_to_find_moments_by_are_kept_where_asked_for(
         store.moment_frames(store.open_index(tmp_path / "index"), str(path))
     with pytest.raises(ValueError, match=r"--moment-frames 7: .* keeps 5 of each"):
         making.open_or_make(place, trained, encoders, "run", moment_frames=7)
+
+
+def test_an_index_that_another_process_is_changing_is_not_changed_but_searched(
+    index, trained, encoders, clips, tmp_path
+):
+    index()
+    place = tmp_path / "index"
+    opened = store.open_index(place)
+    program = (
+        "import sys; from xclip_jax.index import lock\n"
+        f"with lock.held({str(place)!r}): print('held', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"index is being changed by another process"):
+            making.fill(opened, trained, encoders, listing.read(clips), progress=False)
+        assert len(query.texts(query.Searcher(opened, trained, encoders), ["a"], k=9)[0].hits) == 4
+        other.kill()
+    making.fill(opened, trained, encoders, listing.read(clips), progress=False)
 
 
 def test_moments_are_the_parts_that_the_library_finds_in_the_best_videos(

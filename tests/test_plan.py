@@ -14,12 +14,10 @@ from xclip_jax import (
     config_loader,
     flops,
     models,
-    plan,
-    plan_report,
     sharding,
-    topology,
     workdir,
 )
+from xclip_jax.plan import compiled, estimate, report, topology
 
 TINY = [
     "--config.model.embed_dim=64",
@@ -53,7 +51,7 @@ def facts() -> dict:
     """The facts of a step of 24 pairs on eight devices, two of which share each parameter."""
     config = config_loader.load("shapes", [*TINY, "--config.batch_size=24", "--config.fsdp=2"])
     topology.prepare(["cpu:8"])
-    return plan.compile_for(config, topology.get("cpu:8"), evaluation=False)
+    return compiled.compile_for(config, topology.get("cpu:8"), evaluation=False)
 
 
 def test_a_plan_of_fake_devices_prints_memory_and_collectives(capsys, tmp_path):
@@ -173,7 +171,7 @@ def test_a_sweep_gives_a_table_a_picture_and_json(capsys, tmp_path):
 
 def test_a_process_of_its_own_gets_as_many_fake_devices_as_asked_for(tmp_path):
     code = (
-        "from xclip_jax import topology; topology.prepare(['cpu:3', 'cpu:12']);"
+        "from xclip_jax.plan import topology; topology.prepare(['cpu:3', 'cpu:12']);"
         "print(len(topology.get('cpu:12').devices), len(topology.get('cpu:3').devices))"
     )
 
@@ -200,7 +198,7 @@ def test_the_run_follows_from_the_step():
     config = config_loader.load("shapes", ["--config.batch_size=64", "--config.epochs=2.5"])
     estimated = {"step_seconds": {"best": 0.5, "worst": 2.0}}
 
-    run = plan.run_facts(estimated, config, 6500, 16, 1.5)
+    run = estimate.run(estimated, config, 6500, 16, 1.5)
 
     assert run["steps"] == int(2.5 * 101)
     assert run["epoch_seconds"] == {"best": 50.5, "worst": 202.0}
@@ -209,11 +207,11 @@ def test_the_run_follows_from_the_step():
 
 
 def test_pairs_are_those_of_the_shards_unless_given(tiny_config, shapes):
-    assert plan.training_pairs(tiny_config, None) == 120
-    assert plan.training_pairs(tiny_config, 7) == 7
+    assert estimate.training_pairs(tiny_config, None) == 120
+    assert estimate.training_pairs(tiny_config, 7) == 7
     with tiny_config.unlocked():
         tiny_config.data.dir = str(shapes / "nowhere")
-    assert plan.training_pairs(tiny_config, None) is None
+    assert estimate.training_pairs(tiny_config, None) is None
 
 
 def test_what_the_compiler_finds_too_large_is_reported_not_raised():
@@ -222,9 +220,9 @@ def test_what_the_compiler_finds_too_large_is_reported_not_raised():
         " temporaries (51.97G) exceeds available HBM (15.75G)."
     )
 
-    step = {"fits": False, **plan._needed(message)}
+    step = {"fits": False, **compiled._needed(message)}
 
     assert step["memory"]["needed"] == pytest.approx(51.97 * 2**30)
     facts = {"topology": "v5e:8x8", "batch_size": 16384, "step": step}
-    row = plan_report.table([facts]).splitlines()[-1].split()
+    row = report.table([facts]).splitlines()[-1].split()
     assert row == ["v5e:8x8", "16,384", "51.97", "no"]

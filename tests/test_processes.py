@@ -193,7 +193,7 @@ def test_a_run_that_is_asked_to_stop_and_then_loses_a_process_ends_with_the_same
 
 HANGING = """
 import sys, threading
-from xclip_jax import distributed, watch
+from xclip_jax.processes import distributed, watch
 port, process = sys.argv[1:]
 distributed.start(distributed.Place(f"127.0.0.1:{port}", 2, int(process)), peer_timeout=20)
 watching = watch.Watch(timeout=3)

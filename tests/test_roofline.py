@@ -2,8 +2,9 @@
 
 import pytest
 
-from xclip_jax import chips, roofline
-from xclip_jax.collectives import Collective, sent_bytes
+from xclip_jax import chips
+from xclip_jax.plan import roofline
+from xclip_jax.plan.collectives import Collective, sent_bytes
 
 CHIP = chips.Chip({"bfloat16": 100e12}, 16, 500e9, 400e9, 2, 2e9, 16)
 

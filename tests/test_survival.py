@@ -16,12 +16,12 @@ from xclip_jax import (
     checkpoint,
     models,
     optimizer,
-    preemption,
     sharding,
     train,
     train_step,
     workdir,
 )
+from xclip_jax.processes import preemption
 
 
 def bits(folder, which="last") -> list[np.ndarray]:

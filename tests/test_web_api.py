@@ -12,8 +12,6 @@ import rendered
 import served
 from PIL import Image
 
-pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
-
 from xclip_jax import explain, library, moments, video
 from xclip_jax.index import making, query, spans, store, update
 from xclip_jax.web import playing

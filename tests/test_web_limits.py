@@ -10,9 +10,6 @@ import time
 import pytest
 import rendered
 import served
-
-pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
-
 import uvicorn
 
 from xclip_jax.web import access, bounds, connection, files, filters, run
@@ -25,9 +22,9 @@ SMALL = {
     "upload_bytes": 300_000,
     "upload_seconds": 60.0,
     "query_characters": 100,
-    "idle_seconds": 0.4,
-    "header_seconds": 0.4,
-    "linger_seconds": 0.3,
+    "idle_seconds": 0.2,
+    "header_seconds": 0.2,
+    "linger_seconds": 0.2,
     "connections": 8,
 }
 
@@ -98,7 +95,12 @@ def ask(path="/api/index", method="GET", **headers):
 
 
 def assert_alive(port):
-    assert talk(port, ask(Connection="close")).startswith(b"HTTP/1.1 200")
+    for _ in range(50):
+        answer = talk(port, ask(Connection="close"))
+        if not answer.startswith(b"HTTP/1.1 503"):  # connections of before may still be closing
+            break
+        time.sleep(0.1)
+    assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,7 @@ def test_a_slow_sender_is_cut_off(port, serving):
     )
 
     body, headers, nothing = talk(port, head, b"--x"), talk(port, head[:40]), talk(port)
-    pieces = talk(port, *[bytes([byte]) for byte in head[:12]], pause=0.06)
+    pieces = talk(port, *[bytes([byte]) for byte in head[:12]], pause=0.03)
 
     assert body.startswith(b"HTTP/1.1 408") and b'{"error":' in body
     assert all(answer.startswith(b"HTTP/1.1 408") for answer in (headers, nothing, pieces))
@@ -315,7 +317,7 @@ def test_a_slow_sender_is_cut_off(port, serving):
 
 
 def test_a_second_request_has_as_little_time(port):
-    answer = talk(port, ask(), b"GET / HT", pause=0.05)
+    answer = talk(port, ask(), b"GET / HT", pause=0.1)
 
     assert answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in answer
 
@@ -334,7 +336,6 @@ def test_connections_are_bounded(port):
     finally:
         for each in held:
             each.close()
-    time.sleep(0.1)  # the server has to see it
 
     assert one_more.startswith(b"HTTP/1.1 503") and b"Retry-After" in one_more
     assert_alive(port)
@@ -347,7 +348,9 @@ def test_another_host_is_refused_on_the_loopback(client, host):
     assert_refused(client.get("/api/index", headers={"Host": host}), 403)
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "127.0.0.2:1", "LOCALHOST"]
+)
 def test_the_loopback_has_several_names(client, host):
     assert client.get("/api/index", headers={"Host": host}).status_code == 200
 

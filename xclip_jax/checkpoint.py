@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from xclip_jax.distributed import first_line, lost_peer
+from xclip_jax.processes.distributed import first_line, lost_peer
 from xclip_jax.remote import is_remote
 
 BEST = "t2v/r1"

@@ -102,6 +102,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         choices=["average", "reference", "optimistic", "pessimistic"],
         help="what equal scores count as (default: average)",
     )
+    evaluate.add_argument(
+        "--dual-softmax",
+        action="store_true",
+        help="print the metrics after dual softmax too, which looks at all queries of the test set"
+        " at once (arXiv 2109.04290): not to be compared with a model's own",
+    )
 
     cli_index.add(command)
     cli_serve.add(command, cli_index.CHECKPOINT)
@@ -130,7 +136,7 @@ def _eval(arguments) -> None:
     if page and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
         raise ValueError(f"--report {page}: expected a name that ends in .html, in a folder there.")
 
-    from xclip_jax import eval_report, evaluate, metrics, protocol, workdir
+    from xclip_jax import dual_softmax, eval_report, evaluate, metrics, protocol, workdir
     from xclip_jax.records import Shards
 
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
@@ -151,12 +157,17 @@ def _eval(arguments) -> None:
         progress=sys.stderr.isatty(),
     )
     scores = evaluate.measure(matrix, shards, reversed_clips, ties=arguments.ties)
+    if arguments.dual_softmax:
+        counts = shards.captions_per_video
+        own = matrix[: counts.sum(), : len(counts)]  # without the twins
+        scores |= dual_softmax.retrieval(own, counts, ties=arguments.ties)
     stands_for = protocol.evaluation(
         shards,
         trained.trained_on,
         step=trained.step,
         chosen=trained.chosen,
         ties=arguments.ties,
+        post_processing=dual_softmax.PROTOCOL if arguments.dual_softmax else "none",
     )
     print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
     print(json.dumps(scores | {"protocol": stands_for}))

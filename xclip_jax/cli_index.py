@@ -29,7 +29,8 @@ def add(command) -> None:
         "--moment-frames",
         type=int,
         metavar="N",
-        help="keep N frames of each video, spread over all of it, to find moments by (default: 0)",
+        help="keep features of N frames of each video at most, spread over all of it, to find"
+        " moments by; 0 keeps none, which makes indexing faster (default: 64)",
     )
 
     search = command(
@@ -54,7 +55,7 @@ def add(command) -> None:
     search.add_argument(
         "--moments",
         action="store_true",
-        help="answer with the best parts of the best videos (needs index --moment-frames)",
+        help="answer with the best parts of the best videos",
     )
     search.add_argument("--exact", action="store_true", help="score all videos, not candidates")
     search.add_argument(

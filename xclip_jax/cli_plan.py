@@ -38,14 +38,15 @@ def add(command: Callable) -> None:
 
 def run(arguments) -> None:
     """Compiles for each topology and batch, and prints what comes of it."""
-    from xclip_jax import config_loader, topology
+    from xclip_jax import config_loader
+    from xclip_jax.plan import topology
 
     names = arguments.topology.split(",")
     topology.prepare(names)  # before anything asks JAX for a device
-    from xclip_jax import plan, plan_report
+    from xclip_jax.plan import compiled, estimate, report
 
     config = config_loader.load(arguments.config, arguments.overrides)
-    pairs = plan.training_pairs(config, arguments.pairs)
+    pairs = estimate.training_pairs(config, arguments.pairs)
     rows = []
     for name in names:
         machine = topology.get(name)
@@ -54,7 +55,7 @@ def run(arguments) -> None:
             if arguments.sweep:
                 print(f"compiling for {name}, batch {batch:,}", file=sys.stderr, flush=True)
             try:
-                facts = plan.whole(
+                facts = compiled.whole(
                     config,
                     machine,
                     pairs=pairs,
@@ -67,10 +68,10 @@ def run(arguments) -> None:
                 facts = {"topology": name, "batch_size": batch, "problem": str(error)}
             rows.append(facts | {"config": arguments.config, "overrides": arguments.overrides})
             if not arguments.sweep:
-                print(plan_report.text(facts), flush=True)
+                print(report.text(facts), flush=True)
     if arguments.sweep:
-        print(plan_report.table(rows))
-        plan_report.plot(rows, arguments.plot)
+        print(report.table(rows))
+        report.plot(rows, arguments.plot)
         print(f"plot in {arguments.plot}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")

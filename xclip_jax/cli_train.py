@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 
-from xclip_jax import distributed, one_line, supervise
+from xclip_jax import one_line
+from xclip_jax.processes import distributed, supervise
 
 
 def add(command) -> None:
@@ -61,7 +62,8 @@ def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> No
     clock = startup.Clock()
     import jax
 
-    from xclip_jax import config_loader, preemption, train, transfer, watch
+    from xclip_jax import config_loader, train, transfer
+    from xclip_jax.processes import preemption, watch
 
     if not os.environ.get("XCLIP_JAX_TRACEBACK"):
         # A save that fails comes with a thousand lines of Orbax's before we can say it in one.

@@ -67,8 +67,12 @@ def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
     def similarity(params, text, videos, *, columns):
         return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
 
+    known = {}
+
     def pair_floats(params, words: int, count: int) -> int:
-        return nnx.merge(graphdef, params).pair_floats(words, count)
+        if (words, count) not in known:  # merging takes longer than scoring a hundred videos
+            known[words, count] = nnx.merge(graphdef, params).pair_floats(words, count)
+        return known[words, count]
 
     return Encoders(text, video, similarity, pair_floats, frames, gathered, mesh)
 

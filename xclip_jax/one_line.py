@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from xclip_jax import distributed
+from xclip_jax.processes import distributed
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

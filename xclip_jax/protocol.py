@@ -89,7 +89,13 @@ def training(data: Data) -> dict:
 
 
 def evaluation(
-    shards: Shards | Part, trained_on: dict, *, step: int, chosen: str, ties: str
+    shards: Shards | Part,
+    trained_on: dict,
+    *,
+    step: int,
+    chosen: str,
+    ties: str,
+    post_processing: str = "none",
 ) -> dict:
     """Returns all that an evaluation's numbers stand for, for its JSON line and `lines`.
 
@@ -104,7 +110,7 @@ def evaluation(
         "step": step,
         "chosen": chosen,
         "ties": ties,
-        "post_processing": "none",
+        "post_processing": post_processing,
     }
 
 
@@ -136,7 +142,7 @@ def lines(protocol: dict) -> str:
         text += _tested_too(trained_on)
     text.append(
         f"checkpoint: step {protocol['step']}, {protocol['chosen']}; ties: {protocol['ties']};"
-        " post-processing: none"
+        f" post-processing: {protocol['post_processing']}"
     )
     return "\n".join(text)
 

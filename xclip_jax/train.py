@@ -17,7 +17,6 @@ from xclip_jax import (
     evaluate,
     models,
     optimizer,
-    preemption,
     profiling,
     protocol,
     remote,
@@ -30,6 +29,7 @@ from xclip_jax import (
 )
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
+from xclip_jax.processes import preemption
 from xclip_jax.progress import Reporter
 
 TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties` has the others

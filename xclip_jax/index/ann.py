@@ -5,7 +5,12 @@ It is IVF with RaBitQ's codes of one bit a dimension, all partitions of which ar
 10 nearest among 256; four bits took 63 s and 44 ms, and 20 of the 122 partitions alone lost 4 of
 10. Of 60,000, IVF_PQ of 64 bytes took 35 s to make and IVF_HNSW_SQ 56 s, RaBitQ's 1 s. What it
 finds is scored anew, and what it does not know yet LanceDB compares one by one.
+
+Each commit is a file, and candidates lie all over: of 1,000,000 videos of 13 KB in 200 files 256
+were read in 23 ms, and in 12 ms from one. To merge them took 102 s.
 """
+
+from datetime import timedelta
 
 from xclip_jax.index.store import Index
 
@@ -13,7 +18,8 @@ from xclip_jax.index.store import Index
 # make the index be made anew.
 ROWS = 20_000
 NAME, BITS = "video_idx", 1  # bits a dimension
-MOST_FILES, ROWS_A_FILE = 100, 4096  # beyond so many, of fewer rows, files are merged
+MOST_FILES, ROWS_A_FILE = 32, 2**16  # beyond so many, of fewer rows, files are merged
+KEPT = timedelta(hours=1)  # a file that has been merged serves searches under way
 
 
 def tidy(index: Index) -> None:
@@ -26,7 +32,8 @@ def tidy(index: Index) -> None:
     if new >= ROWS:
         config = IvfRq(distance_type="dot", num_bits=BITS)
         index.videos.create_index("video", config=config, name=NAME, replace=True)
-    # Merging writes all rows anew, a million a file: seldom, then, and not for large commits.
+    # Merging writes all rows anew, a million a file: seldom, then. What was merged this time is
+    # deleted the next time.
     files = index.videos.stats()["fragment_stats"]["num_fragments"]
     if files > MOST_FILES + count // ROWS_A_FILE:
-        index.videos.optimize()
+        index.videos.optimize(cleanup_older_than=KEPT)

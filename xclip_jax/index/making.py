@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from xclip_jax import clip_features, evaluate, fingerprint, remote, video, workdir
-from xclip_jax.index import store
+from xclip_jax.index import lock, store
 from xclip_jax.index.listing import Listing
 from xclip_jax.index.update import Changes, shapes, update
 from xclip_jax.workdir import Trained
+
+MOMENT_FRAMES = 64  # of each video, in a new index: a frame a second of a minute
 
 
 def open_or_make(
@@ -21,12 +23,14 @@ def open_or_make(
     moment_frames: int | None = None,
 ) -> store.Index:
     """Returns the index at `place`, made for the model where there is none; `run` is the workdir
-    that the model came from, `moment_frames` as in `make` or None for what there is.
+    that the model came from, `moment_frames` as in `make`, or None for what there is or, in a new
+    one, `MOMENT_FRAMES`.
 
     Raises ValueError where the index is of another model, or keeps another number of frames.
     """
     if not store.exists(place):
-        return make(place, trained, encoders, run, moment_frames=moment_frames or 0)
+        frames = MOMENT_FRAMES if moment_frames is None else moment_frames
+        return make(place, trained, encoders, run, moment_frames=frames)
     index = store.open_index(place)
     store.check_model(index, fingerprint.of(trained), f"--workdir {run}")
     kept = index.facts["moment_frames"]
@@ -91,7 +95,8 @@ def make(
         "stamp": fingerprint.stamp(run, trained.step),
         "moment_frames": moment_frames,
     }
-    return store.create(place, facts, shapes(trained, encoders))
+    with lock.held(place):
+        return store.create(place, facts, shapes(trained, encoders))
 
 
 def fill(
@@ -104,9 +109,10 @@ def fill(
 ) -> Changes:
     """Brings the index up to date, says on stderr what came of it, and names what was left out.
 
-    Raises ValueError where it holds no video then.
+    Raises ValueError where it holds no video then, or where another process is changing it.
     """
-    changes = update(index, trained, encoders, listing, progress=progress)
+    with lock.held(index.place):
+        changes = update(index, trained, encoders, listing, progress=progress)
     for line in changes.unreadable:
         print(f"left out: {line}", file=sys.stderr)
     count = index.videos.count_rows()

@@ -241,4 +241,6 @@ def _beta(searcher: Searcher) -> float:
 
 
 def _pad(x: np.ndarray, size: int) -> np.ndarray:
+    if len(x) == size:  # np.pad would copy
+        return x
     return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))

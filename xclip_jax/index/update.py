@@ -5,18 +5,15 @@ are added in batches of about half a minute, each one commit: an update that is 
 by the next. What cannot be read is named, remembered, and tried again once the file has changed.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from tqdm import tqdm
 
-from xclip_jax import clip_features, evaluate, video
-from xclip_jax.index import ann, store
+from xclip_jax import evaluate, video
+from xclip_jax.index import ann, reading, store
 from xclip_jax.index.listing import Listing
 from xclip_jax.models import clip2video, similarity
 from xclip_jax.workdir import Trained
@@ -50,13 +47,6 @@ class _Known(NamedTuple):
     source: str
     told: str  # the sha256, or what is wrong with the file
     metadata: dict
-
-
-class _Read(NamedTuple):
-    size: int
-    mtime: int
-    sha256: str
-    duration: float
 
 
 def feature_type(trained: Trained) -> type:
@@ -93,7 +83,7 @@ def update(
     store.remove(index.videos, gone := _gone(known, listing))
     todo, kept, told = [], [], {str(error.args[0]): str(error) for error in listing.errors}
     for path in listing.videos:
-        size, mtime = _stat(path)
+        size, mtime = reading.stat(path)
         if (row := known.get(path)) and (row.size, row.mtime) == (size, mtime):
             kept.append(path)
         elif (row := bad.get(path)) and (row.size, row.mtime) == (size, mtime):
@@ -102,17 +92,18 @@ def update(
             todo.append(path)
     _describe(index, {path: known[path] for path in kept}, listing)
 
+    hashes = {path: row.told for path, row in known.items()}
     counts = {"added": 0, "changed": 0}
     done, size = 0, LEAST
     with tqdm(total=len(todo), desc="indexing", unit="video", disable=not progress) as bar:
         while done < len(todo):
             start, chunk = time.monotonic(), todo[done : done + size]
-            rows, touched, errors = _encode(
+            rows, touched, errors = reading.rows(
                 trained,
                 encoders,
                 listing,
                 chunk,
-                known,
+                hashes,
                 most_frames=index.facts["moment_frames"] or None,
                 step=lambda: bar.update(1),
             )
@@ -164,7 +155,7 @@ def _describe(index: store.Index, kept: dict[str, _Known], listing: Listing) -> 
     store.change(index, {"path": paths, "metadata": metadata})
 
 
-def _columns(touched: dict[str, _Read], listing: Listing) -> dict[str, list]:
+def _columns(touched: dict[str, reading.Read], listing: Listing) -> dict[str, list]:
     """Returns what changes of videos whose files are other ones, but for their content."""
     return {
         "path": list(touched),
@@ -172,81 +163,6 @@ def _columns(touched: dict[str, _Read], listing: Listing) -> dict[str, list]:
         "mtime": [read.mtime for read in touched.values()],
         "metadata": [listing.videos[path] for path in touched],
     }
-
-
-def _encode(
-    trained: Trained,
-    encoders: evaluate.Encoders,
-    listing: Listing,
-    chunk: list[str],
-    known: dict[str, _Known],
-    *,
-    most_frames: int | None,
-    step: Callable,
-) -> tuple[list[store.Row], dict[str, _Read], dict[str, video.VideoError]]:
-    """Returns the rows to add, the files whose content is as before, and those that cannot be
-    read."""
-    read = dict(zip(chunk, clip_features.in_threads(_read, chunk), strict=True))
-    rows, touched, errors, new = [], {}, {}, []
-    for path, found in read.items():
-        if isinstance(found, video.VideoError):
-            errors[path] = found
-            step()
-        elif path in known and known[path].told == found.sha256:
-            touched[path] = found
-            step()
-        else:
-            new.append(Path(path))
-    clips = clip_features.encode_clips(
-        trained, encoders, new, progress=False, most_frames=most_frames
-    )
-    for place, clip in clips:
-        path, found = str(place), read[str(place)]
-        if isinstance(clip, video.VideoError):
-            errors[path] = clip
-        else:
-            rows.append(
-                store.Row(
-                    path,
-                    found.sha256,
-                    found.size,
-                    found.mtime,
-                    listing.source,
-                    found.duration,
-                    clip.times,
-                    clip.features,
-                    listing.videos[path],
-                    clip.frames,
-                    clip.frame_times,
-                )
-            )
-        step()
-    return rows, touched, errors
-
-
-def _read(path: str) -> _Read | video.VideoError:
-    """Returns a file's size, time of change, sha256 and duration in seconds."""
-    try:
-        size, mtime = _stat(path)  # before its content: a change in between shows the next time
-        frames, fps = video.probe(path)
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except video.VideoError as error:
-        return error
-    except OSError as error:
-        return video.VideoError(path, "unreadable", error.strerror or str(error))
-    return _Read(size, mtime, digest.hexdigest(), frames / fps)
-
-
-def _stat(path: str) -> tuple[int, int]:
-    place = Path(path)
-    try:
-        found = place.stat() if place.exists() else place.lstat()  # a link may lead nowhere
-    except OSError:
-        return -1, -1  # gone, or not to be looked at: reading it will say so
-    return found.st_size, found.st_mtime_ns
 
 
 def _remember(
@@ -261,7 +177,7 @@ def _remember(
     store.remove(index.videos, [path for path in errors if path in known])
     store.remove(index.unreadable, [path for path in chunk if path in bad])
     rows = [
-        dict(zip(("path", "size", "mtime"), (path, *_stat(path)), strict=True))
+        dict(zip(("path", "size", "mtime"), (path, *reading.stat(path)), strict=True))
         | {"source": listing.source, "error": str(error)}
         for path, error in errors.items()
     ]

@@ -71,6 +71,10 @@ class Answers:
         if self._texts.get(asked) is None:
             self._expected[asked] = None
 
+    def forget(self, asked: str) -> None:
+        """Is told that a text waits no more, answered or not."""
+        self._expected.pop(asked, None)
+
     def search(self, asked: str, *, k: int, where: str | None, exact: bool) -> list[query.Hit]:
         """Returns the best videos for a text."""
         searcher = self.searcher()

@@ -89,7 +89,8 @@ def serve(
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         serving.warm(say)
-        local = access.is_loopback(host)
+        # Who has the token may come by any name, through a proxy say.
+        local = token is None
         config = uvicorn.Config(
             guarded(serving, token=token, local=local),
             http=connection.protocol(limits),
@@ -110,10 +111,11 @@ def serve(
             file=sys.stderr,
         )
         print(f"open {address}", flush=True)
+        server = uvicorn.Server(config)
         # uvicorn stops by these signals and raises them once more when it has stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        asyncio.run(uvicorn.Server(config).serve(sockets=[opened]))
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        asyncio.run(server.serve(sockets=[opened]))
         print("stopped", file=sys.stderr)
     finally:
         serving.close()

@@ -66,7 +66,10 @@ def add(app: FastAPI, serving: Serving) -> None:
             raise Refused(422, f"exact: for {limits.exact_videos:,} videos at most.")
         answers.expect(asked)
         options = {"k": k, "where": where, "exact": exact}
-        hits = await filtered(where, serving.model(answers.search, asked, **options))
+        try:
+            hits = await filtered(where, serving.model(answers.search, asked, **options))
+        finally:
+            answers.forget(asked)
         return _results(asked, hits, start)
 
     @app.post("/api/search/video", openapi_extra=UPLOAD, responses=errors(415))

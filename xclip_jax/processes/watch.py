@@ -11,7 +11,7 @@ import time
 import jax
 from jax._src import distributed as runtime  # jax has no public way to the coordinator's store
 
-from xclip_jax.distributed import LOST, leave
+from xclip_jax.processes.distributed import LOST, leave
 
 STALLED = 15  # times the peers' timeout: compiling and restoring take minutes, and are no hang
 FOLDER = "xclip_jax/moved/"

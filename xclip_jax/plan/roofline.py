@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from xclip_jax.chips import Chip
-from xclip_jax.collectives import Collective
+from xclip_jax.plan.collectives import Collective
 
 
 class Seconds(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xclip_jax import hlo
+from xclip_jax.plan import hlo
 
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 KINDS = (

@@ -6,7 +6,6 @@ roofline's, an estimate.
 
 import re
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +14,17 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from xclip_jax import (
-    collectives,
     evaluate,
     flops,
-    hlo,
-    hlo_traffic,
     models,
     optimizer,
-    protocol,
-    roofline,
     scoring,
     sharding,
-    traced_flops,
-    train,
     train_step,
     workdir,
 )
-from xclip_jax import input as pipeline
-from xclip_jax.topology import Topology
+from xclip_jax.plan import collectives, estimate, hlo, traced_flops, traffic
+from xclip_jax.plan.topology import Topology
 
 CLIP_VOCAB = 49408  # entries; the size of a custom model's vocabulary changes little
 EVALUATED = 1000  # texts and videos to score where the shards are not here: MSR-VTT's 1k-A
@@ -49,7 +41,7 @@ def whole(
     """Returns `compile_for`'s facts with those of the run, where the number of pairs is known."""
     facts = compile_for(config, topology, evaluation=evaluation)
     if "estimate" in facts and pairs is not None:
-        facts["run"] = run_facts(facts["estimate"], config, pairs, facts["chips"], price)
+        facts["run"] = estimate.run(facts["estimate"], config, pairs, facts["chips"], price)
     return facts
 
 
@@ -88,7 +80,7 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
         if evaluation:
             facts["evaluation"] = _evaluation(config, sizes, graphdef, state, topology, mesh)
     if topology.chip and "hbm_bytes" in facts["step"]:
-        facts["estimate"] = estimate(facts["step"], videos, topology, arithmetic)
+        facts["estimate"] = estimate.step(facts["step"], videos, topology, arithmetic)
     return facts
 
 
@@ -146,66 +138,12 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
         facts["hbm_gib"] = topology.chip.hbm_gib
         facts["fits"] = facts["memory"]["peak"] <= topology.chip.hbm_gib * 2**30
     program = hlo.parse(compiled.as_text())
-    facts["hbm_bytes"] = hlo_traffic.count(program)
+    facts["hbm_bytes"] = traffic.count(program)
     facts["collectives"] = [
         one._asdict() for one in collectives.find(program, dict(mesh.shape), slices=topology.slices)
     ]
     facts["loops_counted_once"] = hlo.times(program)[1]
     return facts
-
-
-def estimate(step: dict, videos: int, topology: Topology, arithmetic: str) -> dict:
-    """Returns the roofline of a step: seconds by resource, and both ends of what follows."""
-    spent = roofline.seconds(
-        topology.chip,
-        topology.shape,
-        arithmetic=arithmetic,
-        flops=step["executed_flops"],
-        hbm_bytes=step["hbm_bytes"],
-        collectives=[collectives.Collective(**one) for one in step["collectives"]],
-    )
-    ends = {"best": spent.overlapped, "worst": spent.in_turn}
-    return {
-        "seconds": spent._asdict(),
-        "bound": spent.bound,
-        "step_seconds": ends,
-        "mfu": {
-            end: roofline.mfu(
-                topology.chip, arithmetic=arithmetic, flops=step["flops"], seconds=time_taken
-            )
-            for end, time_taken in ends.items()
-        },
-        "videos_per_second": {end: videos / time_taken for end, time_taken in ends.items()},
-    }
-
-
-def run_facts(
-    estimated: dict, config: ml_collections.ConfigDict, pairs: int, chips: int, price: float | None
-) -> dict:
-    """Returns steps, hours and cost of the run that the config describes, training alone.
-
-    `price` is of a chip and an hour, in any currency.
-    """
-    epoch, total = train.epoch_steps(config, pairs), train.total_steps(config, pairs)
-    hours = {end: total * one / 3600 for end, one in estimated["step_seconds"].items()}
-    facts = {
-        "pairs": pairs,
-        "steps": total,
-        "epoch_seconds": {end: epoch * one for end, one in estimated["step_seconds"].items()},
-        "hours": hours,
-    }
-    if price is not None:
-        facts["price"] = price
-        facts["cost"] = {end: chips * price * one for end, one in hours.items()}
-    return facts
-
-
-def training_pairs(config: ml_collections.ConfigDict, given: int | None) -> int | None:
-    """Returns how many (video, caption) pairs an epoch has: as given, or those of the shards."""
-    if given is not None or not config.data.dir or not Path(config.data.dir).is_dir():
-        return given
-    captions = config.data.captions_per_video
-    return captions * len(pipeline.examples(protocol.open_data(config).train, captions))
 
 
 def _check(config, topology: Topology) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from xclip_jax.distributed import GONE, LOST, leave
+from xclip_jax.processes.distributed import GONE, LOST, leave
 
 # The first lines of the page that jax's C++ prints when it learns of a death.
 PAGE = re.compile(

@@ -1,6 +1,6 @@
 """Counts the bytes that a compiled program moves to and from main memory, loops included."""
 
-from xclip_jax import hlo
+from xclip_jax.plan import hlo
 
 # These name memory that another instruction has made, or move nothing.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | {
