@@ -220,13 +220,24 @@ class Client:
 def memory(process: int) -> dict:
     """Returns what the server and its processes hold, and the server held at most, in megabytes."""
     held = {}
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    for name, number in (("server", process), *(("decoder", int(child)) for child in children)):
-        for line in Path(f"/proc/{number}/status").read_text().splitlines():
+    children = [
+        int(place.name)
+        for place in Path("/proc").glob("[0-9]*")
+        if f"PPid:\t{process}\n" in _status(place)
+    ]
+    for name, number in (("server", process), *(("children", child) for child in children)):
+        for line in _status(Path(f"/proc/{number}")).splitlines():
             if line.startswith(("VmRSS", "VmHWM")):
                 key = f"{name}_{'mb' if line.startswith('VmRSS') else 'most_mb'}"
                 held[key] = max(held.get(key, 0), int(line.split()[1]) // 1024)
     return held
+
+
+def _status(place: Path) -> str:
+    try:
+        return (place / "status").read_text()
+    except OSError:  # it has ended
+        return ""
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import shutil
 
+import pytest
+
+pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
+
 from starlette.testclient import TestClient
 
 from xclip_jax import evaluate, workdir

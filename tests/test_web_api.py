@@ -12,8 +12,6 @@ import rendered
 import served
 from PIL import Image
 
-pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
-
 from xclip_jax import explain, library, moments, video
 from xclip_jax.index import making, query, spans, store, update
 from xclip_jax.web import playing
@@ -82,16 +80,22 @@ def test_a_filter_on_metadata_leaves_the_others_out(client):
 
     found = given(client.get("/api/search", params=params))
 
+    listed = client.get("/api/videos", params={"where": params["where"]}).json()
     assert {metadata["number"] for _, _, metadata in found} == {1, 3}
+    assert {row["metadata"]["number"] for row in listed["videos"]} == {1, 3}
+    assert listed["total"] == 2
 
 
 def test_the_videos_like_one_are_the_nearest_without_itself_and_its_copy(client, searcher, rows):
     row = rows["twin.mp4"]
     [expected] = query.like(searcher, np.array([row["video"]], np.float32), k=99)
 
-    answer = client.get(f"/api/videos/{row['sha256']}/like", params={"k": 3})
+    place = f"/api/videos/{row['sha256']}/like"
+    answer = client.get(place, params={"k": 3})
+    filtered = client.get(place, params={"where": "json_get_int(metadata, 'number') = 4"})
 
     assert given(answer) == of([h for h in expected.hits if h.sha256 != row["sha256"]][:3])
+    assert [metadata for _, _, metadata in given(filtered)] == [{"number": 4}]
 
 
 def test_an_uploaded_clip_finds_what_its_vector_finds(client, serving, searcher, rows):

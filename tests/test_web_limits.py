@@ -10,9 +10,6 @@ import time
 import pytest
 import rendered
 import served
-
-pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
-
 import uvicorn
 
 from xclip_jax.web import access, bounds, connection, files, filters, run
@@ -25,9 +22,9 @@ SMALL = {
     "upload_bytes": 300_000,
     "upload_seconds": 60.0,
     "query_characters": 100,
-    "idle_seconds": 0.4,
-    "header_seconds": 0.4,
-    "linger_seconds": 0.3,
+    "idle_seconds": 0.2,
+    "header_seconds": 0.2,
+    "linger_seconds": 0.2,
     "connections": 8,
 }
 
@@ -98,7 +95,12 @@ def ask(path="/api/index", method="GET", **headers):
 
 
 def assert_alive(port):
-    assert talk(port, ask(Connection="close")).startswith(b"HTTP/1.1 200")
+    for _ in range(50):
+        answer = talk(port, ask(Connection="close"))
+        if not answer.startswith(b"HTTP/1.1 503"):  # connections of before may still be closing
+            break
+        time.sleep(0.1)
+    assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,9 @@ def test_no_path_leads_out_of_the_page(client, folder, name):
         ("/api/videos/ID/frame?t=-1", 422, "t='-1'"),
         ("/api/videos/ID/frame?height=99999", 422, "height='99999'"),
         ("/api/videos/ID/moments?q=a&k=1000000", 422, "k='1000000'"),
+        ("/api/videos?where=sha256='x'", 422, "sha256 is not known"),
+        ("/api/videos?where=duration", 422, "where"),
+        ("/api/videos/ID/like?where=duration", 422, "where"),
         ("/nothing", 404, "/docs"),
     ],
     ids=lambda value: str(value)[:50],
@@ -303,7 +308,7 @@ def test_a_slow_sender_is_cut_off(port, serving):
     )
 
     body, headers, nothing = talk(port, head, b"--x"), talk(port, head[:40]), talk(port)
-    pieces = talk(port, *[bytes([byte]) for byte in head[:12]], pause=0.06)
+    pieces = talk(port, *[bytes([byte]) for byte in head[:12]], pause=0.03)
 
     assert body.startswith(b"HTTP/1.1 408") and b'{"error":' in body
     assert all(answer.startswith(b"HTTP/1.1 408") for answer in (headers, nothing, pieces))
@@ -312,7 +317,7 @@ def test_a_slow_sender_is_cut_off(port, serving):
 
 
 def test_a_second_request_has_as_little_time(port):
-    answer = talk(port, ask(), b"GET / HT", pause=0.05)
+    answer = talk(port, ask(), b"GET / HT", pause=0.1)
 
     assert answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in answer
 
@@ -331,7 +336,6 @@ def test_connections_are_bounded(port):
     finally:
         for each in held:
             each.close()
-    time.sleep(0.1)  # the server has to see it
 
     assert one_more.startswith(b"HTTP/1.1 503") and b"Retry-After" in one_more
     assert_alive(port)
@@ -344,7 +348,9 @@ def test_another_host_is_refused_on_the_loopback(client, host):
     assert_refused(client.get("/api/index", headers={"Host": host}), 403)
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "127.0.0.2:1", "LOCALHOST"]
+)
 def test_the_loopback_has_several_names(client, host):
     assert client.get("/api/index", headers={"Host": host}).status_code == 200
 
@@ -372,9 +378,7 @@ def test_every_answer_has_the_headers_of_security(client):
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api/index", "/static/index.html", "/docs", "/openapi.json"]
-)
+@pytest.mark.parametrize("path", ["/api/index", "/docs", "/openapi.json"])
 def test_without_the_token_nothing_is_shown(serving, path):
     client = served.client(serving, token=TOKEN, local=False)
 
@@ -388,6 +392,7 @@ def test_without_the_token_nothing_is_shown(serving, path):
     ):
         coded = {name: value.encode("latin-1") for name, value in headers.items()}
         assert_refused(client.get(path, headers=coded), 401)
+    assert_refused(client.get("/static/../api/index"), 401)
     assert_refused(client.get("/?token=wrong"), 401)
     assert_refused(client.get("/?token="), 401)
     assert client.get(path, headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
@@ -399,6 +404,7 @@ def test_the_token_of_the_address_becomes_a_cookie(serving):
     first = client.get(f"/?token={TOKEN}&q=a+dog", headers={"Host": "machine.example"})
     then = client.get(first.headers["location"])
 
+    assert served.client(serving, token=TOKEN).get("/").status_code == 200  # it asks for the token
     assert (first.status_code, first.headers["location"]) == (303, "/?q=a+dog")
     cookie = first.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie

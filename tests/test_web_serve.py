@@ -13,8 +13,6 @@ import served
 
 from xclip_jax import cli, cli_serve
 
-pytest.importorskip("fastapi", reason="needs xclip_jax[web]")
-
 
 @pytest.fixture(scope="module")
 def place(shapes, run, tmp_path_factory):

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse
 from xclip_jax.web.refusals import Refused, answer
 
 COOKIE = "xclip_jax"
-LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]", "::1"}
+PUBLIC = "/static/"  # the page, which tells nothing; it asks for the token where it has none
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 OWN = {"same-origin", "none"}  # of Sec-Fetch-Site
 POLICY = "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:"
@@ -32,7 +32,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether an address to listen on is reached from this machine alone."""
+    """Returns whether an address is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -42,8 +42,8 @@ def is_loopback(host: str) -> bool:
 class Access:
     """An ASGI application in front of another: refuses, and adds the headers of security.
 
-    `token` is what clients must show, None for no such thing; `local` says that the server listens
-    on a loopback address.
+    `token` is what clients must show, None for no such thing; with `local` they must name a
+    loopback address as the host, which no page of another site can.
     """
 
     def __init__(self, app, *, token: str | None, local: bool):
@@ -60,7 +60,8 @@ class Access:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS | {"Content-Security-Policy": f"{policy}; {CLOSED}"})
-                headers.setdefault("Cache-Control", "no-store")
+                files = scope["path"].startswith((PUBLIC, "/docs"))
+                headers.setdefault("Cache-Control", "no-cache" if files else "no-store")
             await send(message)
 
         headers = Headers(scope=scope)
@@ -72,7 +73,7 @@ class Access:
         """Returns why a request may come from another site's page, None if it does not."""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if self.local and name.lower() not in LOCAL_NAMES:
+        if self.local and not is_loopback(name.lower().strip("[]")):
             return Refused(
                 403,
                 f"host {host[:100]!r}: this server answers to localhost and 127.0.0.1 only; start"
@@ -88,7 +89,7 @@ class Access:
     def _token(self, scope, headers: Headers):
         """Returns the response to a request without the token, or with the one of the address,
         None to let it through."""
-        if self.token is None:
+        if self.token is None or scope["path"].startswith(PUBLIC):
             return None
         asked = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if scope["path"] == "/" and scope["method"] == "GET" and "token" in asked:
@@ -101,6 +102,8 @@ class Access:
                 COOKIE, self.token.decode(), httponly=True, samesite="strict", path="/"
             )
             return response
+        if scope["path"] == "/":
+            return None
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._right(shown.strip()):
             return None

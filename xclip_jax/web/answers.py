@@ -71,6 +71,10 @@ class Answers:
         if self._texts.get(asked) is None:
             self._expected[asked] = None
 
+    def forget(self, asked: str) -> None:
+        """Is told that a text waits no more, answered or not."""
+        self._expected.pop(asked, None)
+
     def search(self, asked: str, *, k: int, where: str | None, exact: bool) -> list[query.Hit]:
         """Returns the best videos for a text."""
         searcher = self.searcher()
@@ -79,22 +83,22 @@ class Answers:
         [found] = query.search(searcher, self.text(asked), k=k, where=where, exact=exact)
         return found.hits
 
-    def like(self, sha256: str, *, k: int) -> list[query.Hit]:
+    def like(self, sha256: str, *, k: int, where: str | None) -> list[query.Hit]:
         """Returns the videos most like one of the index, without itself and its copies."""
         searcher, row = self.searcher(), self._row(sha256, ["video"])
         vector = np.asarray(row["video"][0].values, np.float32)[None]
         copies = len(self.rows.of(sha256))
-        [found] = query.like(searcher, vector, k=k + copies)
+        [found] = query.like(searcher, vector, k=k + copies, where=where)
         return [hit for hit in found.hits if hit.sha256 != sha256][:k]
 
-    def like_clip(self, clip: sampling.Sampled, *, k: int) -> list[query.Hit]:
+    def like_clip(self, clip: sampling.Sampled, *, k: int, where: str | None) -> list[query.Hit]:
         """Returns the videos most like a clip."""
         searcher = self.searcher()
         if not searcher.index.videos.count_rows():
             return []
         [encoded] = clip_features.encode(searcher.trained, searcher.encoders, [clip])
         vector = np.asarray(encoded.features.video, np.float32)[None]
-        [found] = query.like(searcher, vector, k=k)
+        [found] = query.like(searcher, vector, k=k, where=where)
         return found.hits
 
     def spans(self, sha256: str, asked: str, *, k: int) -> list[moments.Span]:

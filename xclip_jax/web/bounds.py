@@ -34,7 +34,7 @@ class Bounds:
             await answer(refused)(scope, receive, send)
             return
         received, deadline = 0, time.monotonic() + limits.body_seconds
-        whole = False
+        whole = scope["method"] in ("GET", "HEAD")  # whose bodies nobody reads
 
         async def receive_bounded():
             nonlocal received, whole

@@ -14,6 +14,7 @@ FUNCTIONS = {f"json_get_{kind}" for kind in ("string", "int", "float", "bool")} 
 WORDS = {
     *("and", "or", "not", "in", "like", "ilike", "between", "is", "null", "true", "false"),
 }
+LETTERS = 1000
 DEPTH = 20  # of parentheses, and of NOT
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?\b)

@@ -10,7 +10,7 @@ class Limits(NamedTuple):
         upload_bytes: of the body of a request with a clip.
         body_bytes: of the body of any other request.
         upload_seconds: how long an uploaded clip may last.
-        query_characters: of a text to search by; likewise `filter_characters` of a filter.
+        query_characters: of a text to search by.
         results: videos an answer.
         exact_videos: how many an index may hold for all of them to be scored.
         idle_seconds: between two pieces of a request's body.
@@ -31,7 +31,6 @@ class Limits(NamedTuple):
     body_bytes: int = 2**16
     upload_seconds: float = 600.0
     query_characters: int = 1000
-    filter_characters: int = 1000
     results: int = 100
     exact_videos: int = 50_000
     idle_seconds: float = 10.0

@@ -71,11 +71,16 @@ class Rows:
             found[sha256] = [_video(row) for row in rows]
         return found[sha256]
 
-    def page(self, offset: int, limit: int) -> tuple[list[Video], int]:
-        """Returns `limit` videos from the `offset`-th on, and how many there are in all."""
+    def page(self, offset: int, limit: int, *, where: str | None = None) -> tuple[list[Video], int]:
+        """Returns `limit` videos from the `offset`-th on, and how many there are in all.
+
+        Raises ValueError where the filter cannot be used.
+        """
         table = self.fresh().videos
         query = table.search().select(COLUMNS).offset(offset).limit(limit)
-        return [_video(row) for row in query.to_arrow().to_pylist()], table.count_rows()
+        with store.filtering(where):
+            rows = (query.where(where) if where else query).to_arrow().to_pylist()
+            return [_video(row) for row in rows], table.count_rows(where)
 
     def count(self) -> int:
         """Returns the number of videos."""

@@ -1,6 +1,7 @@
 """A server from its start to its end: guards, warm-up, the address, and a clean stop."""
 
 import asyncio
+import logging
 import secrets
 import signal
 import socket
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import uvicorn
 
 from xclip_jax.index import query
-from xclip_jax.web import access, app, bounds, connection, docs
+from xclip_jax.web import access, app, bounds, connection, docs, searching
 from xclip_jax.web.limits import Limits
 from xclip_jax.web.serving import Serving
 
@@ -25,7 +26,7 @@ def guarded(serving: Serving, *, token: str | None, local: bool):
     """Returns the whole application."""
     made = app.make(serving)
     docs.add(made)
-    bounded = bounds.Bounds(made, limits=serving.limits, uploads=app.UPLOADS)
+    bounded = bounds.Bounds(made, limits=serving.limits, uploads=searching.UPLOADS)
     return access.Access(bounded, token=token, local=local)
 
 
@@ -84,9 +85,12 @@ def serve(
     def say(line: str) -> None:
         print(f"{line} ...", file=sys.stderr, flush=True)
 
+    # What is wrong with a form is told to the one who sent it.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         serving.warm(say)
-        local = access.is_loopback(host)
+        # Who has the token may come by any name, through a proxy say.
+        local = token is None
         config = uvicorn.Config(
             guarded(serving, token=token, local=local),
             http=connection.protocol(limits),
@@ -107,10 +111,11 @@ def serve(
             file=sys.stderr,
         )
         print(f"open {address}", flush=True)
+        server = uvicorn.Server(config)
         # uvicorn stops by these signals and raises them once more when it has stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        asyncio.run(uvicorn.Server(config).serve(sockets=[opened]))
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        asyncio.run(server.serve(sockets=[opened]))
         print("stopped", file=sys.stderr)
     finally:
         serving.close()

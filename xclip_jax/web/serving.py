@@ -51,8 +51,9 @@ class Serving:
     def warm(self, say: Callable[[str], None]) -> None:
         """Makes ready all that a first request would wait for; `say` is told what is under way."""
         # In the threads that will do it again.
+        started = self.decoding.pool.submit(self.decoder.start)
         self.model.pool.submit(self.answers.warm, say).result()
-        self.decoding.pool.submit(self.decoder.start).result()
+        started.result()
 
     def close(self) -> None:
         """Ends threads and processes."""
