@@ -73,9 +73,9 @@ ON_TOP = (
         "gather",
         "scoring",
         "evaluate",
-        "explain",
-        "explain_grid",
-        "explain_plot",
+        "explain.breakdown",
+        "explain.grid",
+        "explain.plot",
         "progress",
         "gradient_cache",
         "train_step",
@@ -98,7 +98,7 @@ ON_TOP = (
 )
 COMMANDS = (
     "report",
-    "explain_page",
+    "explain",
     "charts",
     "eval_report",
     "demo",

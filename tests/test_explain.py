@@ -11,9 +11,10 @@ from PIL import Image
 from test_xclip import features, score, unit
 
 import xclip_jax
-from xclip_jax import cli, explain_page, explain_plot, models
-from xclip_jax.explain import Explanation, explain
-from xclip_jax.explain_grid import Pair, grid
+from xclip_jax import cli, models
+from xclip_jax.explain import page, plot
+from xclip_jax.explain.breakdown import Explanation, explain
+from xclip_jax.explain.grid import Pair, grid
 from xclip_jax.models.similarity import CONTRASTS, Text, Video
 
 OPTIONS = {
@@ -161,18 +162,20 @@ def test_the_grid_has_each_block_in_its_place_and_the_sum_of_what_padding_gets(s
 
 
 def test_the_page_is_whole_and_text_cannot_become_markup(shown, tmp_path):
-    explain_page.write(*shown, tmp_path / "why.html")
+    page.write(*shown, tmp_path / "why.html")
 
-    page = (tmp_path / "why.html").read_text(encoding="utf-8")
-    assert not re.search(r"<(script|link|iframe|object|base)\b|@import|https?:|<b>|<i>", page)
-    assert "“&lt;i&gt;a &amp; b&lt;/i&gt; $” in clip&lt;1&gt;.mp4" in page
-    assert page.count("data:image/jpeg;base64,") == 2 and "padding, 4" in page
+    written = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|iframe|object|base)\b|@import|https?:|<b>|<i>", written)
+    assert "“&lt;i&gt;a &amp; b&lt;/i&gt; $” in clip&lt;1&gt;.mp4" in written
+    assert written.count("data:image/jpeg;base64,") == 2 and "padding, 4" in written
     for name, points in shown[0].points().items():
-        assert re.search(name.replace("_", "-") + "</span>.*?" + re.escape(f"{points:+.2f} "), page)
+        assert re.search(
+            name.replace("_", "-") + "</span>.*?" + re.escape(f"{points:+.2f} "), written
+        )
 
 
 def test_the_picture_is_a_png_that_holds_the_frames(shown, tmp_path):
-    explain_plot.save(*shown, tmp_path / "why")
+    plot.save(*shown, tmp_path / "why")
 
     with Image.open(tmp_path / "why") as image:
         colors = np.asarray(image.convert("RGB")).reshape(-1, 3)
@@ -185,11 +188,11 @@ def test_a_model_without_parts_shows_the_frames_and_says_why(shown, tmp_path):
     found = Explanation(3.25, 1.0, {}, "it has no parts.")
     pair = shown[1]
 
-    explain_page.write(found, pair, tmp_path / "why.html")
-    explain_plot.save(found, pair, tmp_path / "why.png")
+    page.write(found, pair, tmp_path / "why.html")
+    plot.save(found, pair, tmp_path / "why.png")
 
-    page = (tmp_path / "why.html").read_text(encoding="utf-8")
-    assert "score 3.25" in page and "it has no parts." in page and page.count("<img") == 2
+    written = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert "score 3.25" in written and "it has no parts." in written and written.count("<img") == 2
     assert grid(found, pair) is None and (tmp_path / "why.png").stat().st_size > 1000
 
 

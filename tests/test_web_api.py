@@ -12,7 +12,8 @@ import rendered
 import served
 from PIL import Image
 
-from xclip_jax import explain, library, moments, video
+from xclip_jax import library, moments, video
+from xclip_jax.explain import breakdown
 from xclip_jax.index import making, query, spans, store, update
 from xclip_jax.web import playing
 
@@ -128,7 +129,7 @@ def test_an_explanation_is_the_librarys_without_padding(client, searcher, rows):
     features = store.features(searcher.index, table, update.feature_type(trained))
     text = query.encode(searcher, [QUERY])
     pair = [jax.tree.map(lambda x: x[0], one) for one in (text, features)]
-    expected = explain.explain(trained.graphdef, trained.params, *pair)
+    expected = breakdown.explain(trained.graphdef, trained.params, *pair)
     [score] = library.few_shapes.score(
         searcher.encoders, trained.params, text, features, progress=False
     )

@@ -39,16 +39,13 @@ def _explain(arguments) -> None:
     from xclip_jax import (
         clip_features,
         evaluate,
-        explain,
-        explain_grid,
-        explain_page,
-        explain_plot,
         sampling,
         workdir,
     )
+    from xclip_jax.explain import breakdown, grid, page, plot
 
     if out.suffix.lower() == ".png":
-        explain_plot.require()  # says at once if it is missing
+        plot.require()  # says at once if it is missing
     trained = workdir.load(arguments.workdir, arguments.checkpoint)
     encoders = evaluate.make_encoders(trained.graphdef)
     clip = sampling.from_file(
@@ -58,8 +55,8 @@ def _explain(arguments) -> None:
     ids, token_mask = trained.tokenizer([arguments.text], trained.intake.max_words)
     [texts] = evaluate.token_batches(encoders, trained.params, ids, token_mask, batch_size=1)
     text = jax.tree.map(lambda x: x[0], texts)
-    found = explain.explain(trained.graphdef, trained.params, text, encoded.features)
-    pair = explain_grid.Pair(
+    found = breakdown.explain(trained.graphdef, trained.params, text, encoded.features)
+    pair = grid.Pair(
         arguments.text,
         Path(arguments.video).name,
         trained.tokenizer.decode_words(ids[0][token_mask[0]]),
@@ -67,11 +64,11 @@ def _explain(arguments) -> None:
         encoded.times,
     )
     if out.suffix.lower() == ".png":
-        explain_plot.save(found, pair, out)
+        plot.save(found, pair, out)
     else:
-        explain_page.write(found, pair, out)
-    print(explain_grid.headline(found))
-    for name, points, why in explain_grid.bars(found):
+        page.write(found, pair, out)
+    print(grid.headline(found))
+    for name, points, why in grid.bars(found):
         print(f"{points:8.2f}  {name} ({why})")
     if found.absent:
         print(found.absent)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from xclip_jax import clip_features, explain, explain_grid, few_shapes, moments, sampling
+from xclip_jax import clip_features, few_shapes, moments, sampling
+from xclip_jax.explain import breakdown, grid
 from xclip_jax.index import query, store
 from xclip_jax.index.update import feature_type
 from xclip_jax.web.lookups import Rows
@@ -23,7 +24,7 @@ class Why(NamedTuple):
     """An explanation without padding: `similarities` and `attention` are [W][F], empty where the
     model does not compare words with frames."""
 
-    found: explain.Explanation
+    found: breakdown.Explanation
     words: list[str]
     times: list[float]
     similarities: list[list[float]]
@@ -120,12 +121,9 @@ class Answers:
         rows = self._row(sha256, [*fields, "times"])
         features = store.features(index, rows, feature_type(trained))
         text, video = (jax.tree.map(lambda x: x[0], one) for one in (self.text(asked), features))
-        found = explain.explain(trained.graphdef, trained.params, text, video)
+        found = breakdown.explain(trained.graphdef, trained.params, text, video)
         [ids], [mask] = trained.tokenizer([asked], trained.intake.max_words)
-        words = [
-            explain_grid.MARKERS.get(word, word)
-            for word in trained.tokenizer.decode_words(ids[mask])
-        ]
+        words = [grid.MARKERS.get(word, word) for word in trained.tokenizer.decode_words(ids[mask])]
         times = rows["times"][0].as_py()
         part = found.parts.get("frame_word")
         cut = [

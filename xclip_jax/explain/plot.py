@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xclip_jax.explain import Explanation
-from xclip_jax.explain_grid import NOTE, VISIBLE, Grid, Pair, bars, grid, heading, headline
+from xclip_jax.explain.breakdown import Explanation
+from xclip_jax.explain.grid import NOTE, VISIBLE, Grid, Pair, bars, grid, heading, headline
 
 POSITIVE, NEGATIVE = "#1f5fa8", "#c2620e"
 # All in inches: a line of text, a row of words, a bar, what stands left of the cells, the border.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from xclip_jax.explain import Explanation
+from xclip_jax.explain.breakdown import Explanation
 from xclip_jax.tokenizer import END, START
 
 NAMES = {

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from xclip_jax import frames, report
-from xclip_jax.explain import Explanation
-from xclip_jax.explain_grid import NOTE, VISIBLE, Grid, Pair, bars, grid, heading, headline
+from xclip_jax.explain.breakdown import Explanation
+from xclip_jax.explain.grid import NOTE, VISIBLE, Grid, Pair, bars, grid, heading, headline
 
 SIDE = 96  # pixels of a frame on the page, which shows it at half of that or more
 _STYLE = """
