@@ -229,7 +229,6 @@ def test_uploads_that_are_no_clip_are_refused(client, serving, shapes, tmp_path)
     long = bytearray(rendered.render(tmp_path / "a.avi", 9, codec="mpeg4").read_bytes())
     struct.pack_into("<I", long, long.index(b"strh") + 40, 10 * 3600 * 25)  # its number of frames
 
-    start = time.monotonic()
     for content, status in (
         (b"PK\x03\x04" + bytes(5000), 415),
         (b"", 415),
@@ -241,7 +240,7 @@ def test_uploads_that_are_no_clip_are_refused(client, serving, shapes, tmp_path)
         answer = client.post("/api/search/video", files={"video": ("clip.mp4", content)})
         assert_refused(answer, status)
 
-    assert "lasts 36000 s" in answer.json()["error"] and time.monotonic() - start < 10
+    assert "lasts 36000 s" in answer.json()["error"]  # from its header, and not decoded
     assert client.post("/api/search/video", files={"video": ("c.mp4", clip)}).status_code == 200
     assert serving.uploads == 0
 
@@ -272,15 +271,14 @@ def test_a_clip_in_another_field_or_as_text_is_refused(client, field):
 
 
 def test_a_body_that_is_too_large_is_refused_by_its_header(port):
-    start = time.monotonic()
     answer = talk(
         port,
         ask("/api/search/video", "POST", Content_Length=2**30, Content_Type="multipart/form-data"),
         b"x",
     )
 
+    # Had it waited for the rest of the body, this were a 408.
     assert answer.startswith(b"HTTP/1.1 413") and b'{"error":' in answer
-    assert time.monotonic() - start < 3
     assert_alive(port)
 
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
@@ -39,16 +38,14 @@ def test_it_serves_with_a_token_and_stops_when_told_to(place):
         with httpx.Client(base_url=address.partition("?")[0], timeout=20) as client:
             stranger = client.get("/api/index")
             page = client.get("/?" + address.partition("?")[2], follow_redirects=True)
-            start = time.perf_counter()
             found = client.get("/api/search", params={"q": "a red circle", "k": 2})
-            took = time.perf_counter() - start
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20)
     finally:
         process.kill()
 
     assert stranger.status_code == 401 and page.status_code == 200
-    assert len(found.json()["results"]) == 2 and took < 2  # compiled before
+    assert len(found.json()["results"]) == 2
     assert process.returncode == 0 and said.rstrip().endswith("stopped")
     assert "compiling search" in said and "Traceback" not in said
     assert "token" not in said
