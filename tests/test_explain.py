@@ -12,7 +12,7 @@ from test_xclip import features, score, unit
 
 import xclip_jax
 from xclip_jax import cli, models
-from xclip_jax.explain import page, plot
+from xclip_jax.explain import breakdown, page, plot
 from xclip_jax.explain.breakdown import Explanation, explain
 from xclip_jax.explain.grid import Pair, grid
 from xclip_jax.models.similarity import CONTRASTS, Text, Video
@@ -122,6 +122,9 @@ def test_other_models_give_what_they_have_and_say_what_they_lack(name, options, 
     assert said in got.absent and "\n" not in got.absent
     if parts:
         assert sum(got.points().values()) == pytest.approx(got.score)
+    else:  # the next one finds the program there
+        assert explain(graphdef, params, row(text, 0), row(video, 1)).score != got.score
+        assert breakdown._similarity(graphdef)._cache_size() == 1
 
 
 def test_more_than_one_text_is_refused():

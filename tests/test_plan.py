@@ -9,14 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from xclip_jax import (
-    cli,
-    config_loader,
-    flops,
-    models,
-    sharding,
-    workdir,
-)
+from xclip_jax import cli, config_loader, flops, models, sharding, workdir
 from xclip_jax.plan import compiled, estimate, report, topology
 
 TINY = [

@@ -36,12 +36,7 @@ def _explain(arguments) -> None:
     import jax
     from PIL import Image
 
-    from xclip_jax import (
-        clip_features,
-        evaluate,
-        sampling,
-        workdir,
-    )
+    from xclip_jax import clip_features, evaluate, sampling, workdir
     from xclip_jax.explain import breakdown, grid, page, plot
 
     if out.suffix.lower() == ".png":

@@ -29,7 +29,7 @@ class Clip(NamedTuple):
         frames: float32 [N, E], CLIP's raw features of frames all over the clip, in time's order:
             the same ones, or more where more were asked for.
         frame_times: float32 [N], their seconds.
-        duration: of the clip in seconds where more frames were asked for, infinite if not known.
+        duration: of the clip in seconds, infinite where it is not known.
     """
 
     features: tuple

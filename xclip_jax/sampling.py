@@ -19,8 +19,8 @@ class Sampled(NamedTuple):
     """Frames of one clip: uint8 [N, S, S, 3], the seconds of each, and which are for what.
 
     `chosen` are the numbers of those that the model is given, in its order; `dense` those that
-    stand for the whole clip, in time's order: the chosen ones unless more were asked for, and then
-    `duration` is the clip's in seconds, where it is known.
+    stand for the whole clip, in time's order: the chosen ones unless more were asked for.
+    `duration` is the clip's in seconds, infinite where it is not known.
     """
 
     pixels: np.ndarray
@@ -36,11 +36,8 @@ def from_file(path: Path, intake: Intake, stored: dict, *, most: int | None) -> 
     `stored` is the frame policy of the model's shards. Raises VideoError.
     """
     try:
-        indices = video.plan(path, policy=stored["name"])
-        duration = math.inf
-        if most is not None:
-            count, fps = video.probe(path)
-            duration = count / fps
+        frame_count, fps = video.probe(path)
+        indices = video.plan(path, policy=stored["name"], probed=(frame_count, fps))
         pick = _picker(intake, stored, most)
         picked = pick(len(indices))
         found = _decode(path, indices[picked[0]], stored["short_side"], intake.image_size)
@@ -53,7 +50,7 @@ def from_file(path: Path, intake: Intake, stored: dict, *, most: int | None) -> 
     except ValueError as error:  # fewer frames a second than the model's shards had
         raise video.VideoError(path, "unreadable", str(error)) from None
     pixels, times = zip(*found, strict=True)
-    return Sampled(np.stack(pixels), np.array(times, np.float32), *picked[1:], duration)
+    return Sampled(np.stack(pixels), np.array(times, np.float32), *picked[1:], frame_count / fps)
 
 
 def from_images(

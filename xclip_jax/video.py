@@ -66,10 +66,14 @@ def plan(
     policy: str = frame_policy.DEFAULT,
     start: float | None = None,
     end: float | None = None,
+    probed: tuple[int, float] | None = None,
 ) -> np.ndarray:
-    """Returns the indices of the frames to sample; fewer may be there if the data end early."""
+    """Returns the indices of the frames to sample; fewer may be there if the data end early.
+
+    `probed` is what `probe` returned, where it was called before.
+    """
     parsed = frame_policy.parse(policy)
-    frame_count, fps = probe(path)
+    frame_count, fps = probed or probe(path)
     times = _times(path, fps) if parsed.kind == "native" else None
     indices = frame_policy.indices(parsed, frame_count, fps, times=times, start=start, end=end)
     if not len(indices):

@@ -5,6 +5,7 @@ attention, so every (word, frame) has a share that can be shown, and the shares 
 The arithmetic is NumPy's, in float64: one pair is too little to compile anything for.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -89,12 +90,18 @@ def explain(graphdef, params: dict, text, video) -> Explanation:
         )
     one = jax.tree.map(lambda x: np.asarray(x)[None], (text, video))
     return Explanation(
-        float(jax.jit(model.similarity)(*one)[0, 0]),
+        float(_similarity(graphdef)(params, *one)[0, 0]),
         1.0,
         {},
         absent="the cross encoder (head=tightTransf) reads sentence and frames as one sequence: its"
         " score has no parts, words or frames that could be shown.",
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _similarity(graphdef):
+    """Returns a model's score of texts and videos, compiled once for all that are explained."""
+    return jax.jit(lambda params, *pair: nnx.merge(graphdef, params).similarity(*pair))
 
 
 def _clip2video(model: CLIP2Video, text, video) -> Explanation:

@@ -151,9 +151,8 @@ def _candidates(searcher: Searcher, text, count: int, where: str | None):
     """Returns what the first stage finds for one text, a PyArrow table, its scores [C], and its
     features, padded to `count`."""
     index = searcher.index
-    fields = [name for name, (shape, _) in index.facts["fields"].items() if 0 not in shape]
     [vector] = vectors(searcher, text)
-    pool = nearest(index, vector, count, where, [*FACTS, *fields])
+    pool = nearest(index, vector, count, where, [*FACTS, *store.fields(index)])
     video = store.features(index, pool, feature_type(searcher.trained))
     video = jax.tree.map(lambda x: _pad(x, count), video)  # one program, however many there are
     scores = _score(searcher, text, video)[0]
@@ -185,8 +184,7 @@ def _exact(searcher: Searcher, text, bank, *, k: int, where: str | None) -> list
     plain: list[list] = [[] for _ in range(len(asked.mask))]
     normal: list[list] = [[] for _ in range(count)]
     index = searcher.index
-    fields = [name for name, (shape, _) in index.facts["fields"].items() if 0 not in shape]
-    for pool in store.scan(index, [*FACTS, *fields], where=where, rows=TILE):
+    for pool in store.scan(index, [*FACTS, *store.fields(index)], where=where, rows=TILE):
         video = store.features(index, pool, feature_type(searcher.trained))
         size = min(TILE, -(-pool.num_rows // CANDIDATES) * CANDIDATES)
         video = jax.tree.map(lambda x, size=size: _pad(x, size), video)

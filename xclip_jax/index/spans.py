@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from xclip_jax import clip_features, moments
 from xclip_jax.index import query, store
@@ -34,26 +35,32 @@ def find(
     blank = clip_features.blank(trained, encoders)
     windows: dict[str, moments.Windows] = {}
 
-    def windows_of(path: str) -> moments.Windows:
-        if path not in windows:
-            frames, times, duration = store.moment_frames(index, path)
-            windows[path] = moments.encode(
-                encoders,
-                trained.params,
-                frames,
-                times,
-                blank=blank,
-                max_frames=trained.intake.max_frames,
-                duration=duration,
-            )
-        return windows[path]
-
     found = []
     for i, answers in enumerate(query.search(searcher, text, k=k, **options)):
         row = jax.tree.map(lambda x, i=i: x[i : i + 1], text)
         parts = []
         for hit in answers.hits:
-            [spans] = moments.rank(encoders, trained.params, row, windows_of(hit.path), k=k)
+            if hit.path not in windows:
+                windows[hit.path] = windows_of(searcher, hit.path, blank=blank)
+            [spans] = moments.rank(encoders, trained.params, row, windows[hit.path], k=k)
             parts += [Moment(hit.path, *span, hit.metadata) for span in spans]
         found.append(sorted(parts, key=lambda part: (-part.score, part.path, part.start))[:k])
     return found
+
+
+def windows_of(searcher: query.Searcher, path: str, *, blank: np.ndarray) -> moments.Windows:
+    """Returns the windows over a video of the index; `blank` is `clip_features.blank`.
+
+    Raises ValueError where the index does not keep its frames, or does not have it.
+    """
+    index, trained, encoders = searcher
+    frames, times, duration = store.moment_frames(index, path)
+    return moments.encode(
+        encoders,
+        trained.params,
+        frames,
+        times,
+        blank=blank,
+        max_frames=trained.intake.max_frames,
+        duration=duration,
+    )

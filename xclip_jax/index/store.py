@@ -176,6 +176,11 @@ def features(index: Index, rows, kind: type) -> tuple:
     return kind(**columns)
 
 
+def fields(index: Index) -> list[str]:
+    """Returns the columns that hold features; those of no size have none."""
+    return [name for name, (shape, _) in index.facts["fields"].items() if math.prod(shape)]
+
+
 def scan(index: Index, columns: Iterable[str], *, where: str | None, rows: int):
     """Yields PyArrow tables of at most so many rows, all that the filter lets through."""
     import pyarrow as pa

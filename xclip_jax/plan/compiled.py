@@ -13,16 +13,7 @@ import ml_collections
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from xclip_jax import (
-    evaluate,
-    flops,
-    models,
-    optimizer,
-    scoring,
-    sharding,
-    train_step,
-    workdir,
-)
+from xclip_jax import evaluate, flops, models, optimizer, scoring, sharding, train_step, workdir
 from xclip_jax.plan import collectives, estimate, hlo, traced_flops, traffic
 from xclip_jax.plan.topology import Topology
 

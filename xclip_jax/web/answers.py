@@ -9,7 +9,7 @@ import numpy as np
 
 from xclip_jax import clip_features, few_shapes, moments, sampling
 from xclip_jax.explain import breakdown, grid
-from xclip_jax.index import query, store
+from xclip_jax.index import query, spans, store
 from xclip_jax.index.update import feature_type
 from xclip_jax.web.lookups import Rows
 from xclip_jax.web.recent import Recent
@@ -117,8 +117,7 @@ class Answers:
     def why(self, sha256: str, asked: str) -> Why:
         """Returns why a video has its score for a text."""
         index, trained, _ = self._searcher
-        fields = [name for name, (shape, _) in index.facts["fields"].items() if 0 not in shape]
-        rows = self._row(sha256, [*fields, "times"])
+        rows = self._row(sha256, [*store.fields(index), "times"])
         features = store.features(index, rows, feature_type(trained))
         text, video = (jax.tree.map(lambda x: x[0], one) for one in (self.text(asked), features))
         found = breakdown.explain(trained.graphdef, trained.params, text, video)
@@ -152,7 +151,14 @@ class Answers:
             say("compiling moments")
             for count in _counts(kept):
                 frames = np.zeros((count, len(self._blank)), np.float32)
-                found = self._windows_of(frames, np.arange(count, dtype=np.float32), count)
+                found = moments.encode(
+                    encoders,
+                    trained.params,
+                    frames,
+                    np.arange(count, dtype=np.float32),
+                    blank=self._blank,
+                    max_frames=trained.intake.max_frames,
+                )
                 moments.rank(encoders, trained.params, self.text("a warm-up"), found, k=1)
 
     def _row(self, sha256: str, columns: list[str]):
@@ -165,26 +171,11 @@ class Answers:
         return rows
 
     def _encoded_windows(self, sha256: str) -> moments.Windows:
-        index, path = self.rows.fresh(), self.rows.of(sha256)[0].path
+        searcher, path = self.searcher(), self.rows.of(sha256)[0].path
         try:
-            frames, times, duration = store.moment_frames(index, path)
+            return spans.windows_of(searcher, path, blank=self._blank)
         except ValueError:  # gone in between
             raise Refused(404, f"no video of the index has the id {sha256} any more.") from None
-        return self._windows_of(frames, times, duration)
-
-    def _windows_of(
-        self, frames: np.ndarray, times: np.ndarray, duration: float
-    ) -> moments.Windows:
-        _, trained, encoders = self._searcher
-        return moments.encode(
-            encoders,
-            trained.params,
-            frames,
-            times,
-            blank=self._blank,
-            max_frames=trained.intake.max_frames,
-            duration=duration,
-        )
 
 
 def _counts(most: int) -> list[int]:
