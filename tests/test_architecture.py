@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "doctor": {"frames", "records"},
     "contact_sheet": {"frames", "records"},
     "sharding": set(),
+    "parallel": {"parallel"},
     "models": {"models", "losses", "sharding", "frames"},  # of frames, a pixel's mean and deviation
     "input": {"records", "frames", "frame_policy", "tokenizer", "sharding"},
     "flops": set(),
@@ -79,6 +80,7 @@ ON_TOP = (
         "progress",
         "gradient_cache",
         "train_step",
+        "training",
         "train",
         "sampling",
         "few_shapes",

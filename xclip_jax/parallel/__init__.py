@@ -1,0 +1,1 @@
+"""Many devices and hosts: how arrays and processes are laid out over them."""
