@@ -106,16 +106,32 @@ def test_operations_are_the_models_and_those_that_are_traced(facts):
     assert 1 < facts["step"]["executed_flops"] / facts["step"]["flops"] < 1.6
 
 
-def test_a_batch_that_chips_cannot_share_is_refused_in_one_line(capsys):
+def test_parameters_that_chips_cannot_share_are_refused_in_one_line(capsys):
     with pytest.raises(SystemExit) as caught:
         planned("--topology", "cpu:8", "--batch-size", 12, "--config.fsdp=3")
 
     said = capsys.readouterr().err
     assert caught.value.code == 2 and len(said.splitlines()) == 1
     assert "cpu:8 has 8 chips; config.fsdp=3 does not divide them" in said
-    assert (
-        "config.batch_size=12 cannot be shared out evenly: choose a multiple of 8, 16 say" in said
-    )
+
+
+def test_a_batch_that_chips_cannot_share_is_padded_and_no_more_is_sent(facts):
+    fine_tuned = "--config.optimizer.clip_multiplier=1e-3"
+    words = [*TINY, "--config.batch_size=19", "--config.fsdp=2", fine_tuned]
+    config = config_loader.load("shapes", words)
+
+    padded = compiled.compile_for(config, topology.get("cpu:8"), evaluation=False)
+
+    said = report.text(padded)
+    assert "batch of 19 padded to 24 for 8 devices: 20.8% of the computation is padding" in said
+    assert "train step of 19 pairs, 3 a chip" in said
+    assert "random weights under a fine-tuning recipe: without --from-clip FILE" in said
+    assert facts["notes"] == []
+    both = zip(padded["step"]["collectives"], facts["step"]["collectives"], strict=True)
+    for one, other in both:
+        assert one["kind"] == other["kind"] and one["sent"] <= other["sent"]
+    sizes = workdir.model_sizes(config, 300)
+    assert padded["step"]["flops"] == flops.train_step(sizes, 19) / 8
 
 
 @pytest.mark.parametrize(
@@ -141,25 +157,25 @@ def test_mistakes_are_one_line(words, message, capsys):
 def test_a_sweep_gives_a_table_a_picture_and_json(capsys, tmp_path):
     plot, file = tmp_path / "p.png", tmp_path / "p.json"
     planned(
-        *("--topology", "cpu:2,cpu:8", "--batch-size", "4,8", "--sweep"),
+        *("--topology", "cpu:1,cpu:2", "--batch-size", "3,8", "--sweep", "--config.fsdp=2"),
         *("--plot", plot, "--json", file),
     )
 
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in said[2:6]] == [
-        ["cpu:2", "4"],
+        ["cpu:1", "3"],
+        ["cpu:1", "8"],
+        ["cpu:2", "3"],
         ["cpu:2", "8"],
-        ["cpu:8", "4"],
-        ["cpu:8", "8"],
     ]
-    assert "cannot be shared out evenly" in said[4]
+    assert "config.fsdp=2 does not divide them" in said[2]
     assert plot.read_bytes().startswith(b"\x89PNG")
     rows = json.loads(file.read_text())
     peaks = {
         (row["topology"], row["batch_size"]): row.get("step", {}).get("memory") for row in rows
     }
-    assert peaks["cpu:8", 4] is None
-    assert peaks["cpu:2", 8]["peak"] > peaks["cpu:8", 8]["peak"]
+    assert peaks["cpu:1", 3] is None
+    assert peaks["cpu:2", 8]["peak"] > peaks["cpu:2", 3]["peak"]
 
 
 def test_a_process_of_its_own_gets_as_many_fake_devices_as_asked_for(tmp_path):

@@ -91,6 +91,7 @@ def train(
     first: int,
     captions_per_video: int = 1,
     same_video_negatives: bool = True,
+    rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
     """Returns this host's endless stream of batches, shuffled anew each epoch.
 
@@ -100,21 +101,24 @@ def train(
     With `captions_per_video` C a batch has B / C videos and C captions of each, one after another,
     drawn anew each epoch. `video_ids` int32 [B / C] then tells whether two are one video by chance;
     so it does where `same_video_negatives` is False.
+
+    Of several hosts each reads the videos that are at `rows` of a batch, `sharding.own_rows`; by
+    default all. From B / C on they are blank: one black frame and a text without words.
     """
-    hosts, devices = jax.process_count(), jax.device_count() * captions_per_video
-    if batch_size % devices:
-        each = f" with {captions_per_video} captions a video" if captions_per_video > 1 else ""
-        less = batch_size // devices * devices
-        raise ValueError(
-            f"batch_size={batch_size}{each} cannot be spread over {jax.device_count()} devices on"
-            f" {hosts} hosts: set config.batch_size to a multiple of {devices}, such as"
-            f" {f'{less} or ' if less else ''}{less + devices}."
-        )
-
     stored = stored_policy(shards, intake)
+    videos = batch_size // captions_per_video
+    rows = np.arange(videos) if rows is None else rows
+    with_ids = captions_per_video > 1 or not same_video_negatives
+    listed = examples(shards, captions_per_video)
+    shuffled = grain.MapDataset.source(listed).seed(seed).shuffle().repeat()
 
-    def load(example: tuple[int, np.ndarray]) -> dict[str, np.ndarray]:
-        place, (video, part) = example
+    def load(index: int) -> dict[str, np.ndarray]:
+        """Returns this host's `index`-th video and captions, counted from the first batch."""
+        batch, i = divmod(index, len(rows))
+        if rows[i] >= videos:
+            return blank
+        place = batch * videos + int(rows[i])
+        video, part = shuffled[place]
         record = shards[int(video)]
         chosen = [int(part)]
         if captions_per_video > 1:
@@ -139,29 +143,22 @@ def train(
             "tokens": tokens,
             "token_mask": token_mask,
         }
-        if captions_per_video > 1 or not same_video_negatives:
+        if with_ids:
             loaded["video_ids"] = np.array([video], np.int32)
         return loaded
+
+    blank = _blank(tokenizer, intake, captions_per_video)
+    if with_ids:
+        blank["video_ids"] = np.array([-1], np.int32)
 
     def join(loaded: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([one[name] for one in loaded]) for name in loaded[0]}
 
-    videos = batch_size // captions_per_video
-    local = videos // hosts
-    listed = examples(shards, captions_per_video)
-    shuffled = grain.MapDataset.source(listed).seed(seed).shuffle().repeat()
-
-    def mine(index: int) -> tuple[int, np.ndarray]:
-        """Returns this host's `index`-th example and its place among all: hosts hold consecutive
-        slices of a global batch."""
-        batch, place = divmod(index, local)
-        place += batch * videos + jax.process_index() * local
-        return place, shuffled[place]
-
     # Examples, not batches, are prefetched: all threads work on the next batch, and what waits
     # in memory is about one batch.
-    stream = grain.MapDataset.range(first * local, 2**60).map(mine).map(load)
-    return iter(stream.to_iter_dataset(_read_options(local)).batch(local, batch_fn=join))
+    stream = grain.MapDataset.range(first * len(rows), 2**60).map(load)
+    stream = stream.to_iter_dataset(_read_options(len(rows)))
+    return iter(stream.batch(len(rows), batch_fn=join))
 
 
 def videos(
@@ -231,6 +228,18 @@ def load_frames(
     chosen_jpegs = [jpegs[j] for j in chosen]
     pixels, mask = frames.stack(chosen_jpegs, max_frames=encoded, size=intake.image_size)
     return pixels, np.pad(mask, (0, most - encoded))
+
+
+def _blank(tokenizer: Tokenizer, intake: Intake, captions: int) -> dict[str, np.ndarray]:
+    """Returns what pads a batch. Its features are finite and none is zero, so that no gradient is
+    NaN, which a loss that ignores them would not stop."""
+    tokens, token_mask = tokenizer([""] * captions, intake.max_words)
+    return {
+        "video": np.zeros((1, intake.encoded, intake.image_size, intake.image_size, 3), np.uint8),
+        "frame_mask": np.arange(intake.max_frames)[None] < 1,
+        "tokens": tokens,
+        "token_mask": token_mask,
+    }
 
 
 def _read_options(batch_size: int) -> grain.ReadOptions:

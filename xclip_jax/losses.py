@@ -2,9 +2,20 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 OUT = -1e9  # a score that counts for nothing; finite, so that a batch of one video has a gradient
+
+
+def without_padding(scores: Shaped[Array, "T V"], padding: int) -> Shaped[Array, "t v"]:
+    """Returns the scores of the real texts and videos of a batch whose last `padding` texts, and
+    the videos that they belong to, are blank.
+
+    Devices that each had a share of the rows still have one: nothing moves between them.
+    """
+    texts, videos = scores.shape
+    kept = texts - padding
+    return scores[:kept, : kept * videos // texts]
 
 
 def cross_entropy(scores: Float[Array, "B B"]) -> Float[Array, ""]:

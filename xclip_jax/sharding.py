@@ -127,6 +127,17 @@ def share(count: int) -> int:
     return count // devices() if count % devices() == 0 else count
 
 
+def own_rows(count: int, mesh: Mesh, host: int | None = None) -> np.ndarray:
+    """Returns which rows of a global batch of `count` lie on this host's devices, or another's,
+    in ascending order, in which `to_global` takes them.
+
+    They need not be consecutive: a mesh orders TPUs by their place in the torus.
+    """
+    host = jax.process_index() if host is None else host
+    own = [device.process_index == host for device in mesh.devices.flat]
+    return np.arange(count).reshape(len(own), -1)[own].ravel()
+
+
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Returns the global batch of which each host brings its share."""
     sharding = NamedSharding(mesh, BATCH)

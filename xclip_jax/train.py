@@ -31,6 +31,7 @@ from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.processes import preemption
 from xclip_jax.progress import Reporter
+from xclip_jax.training import padded_batch, random_weights
 
 TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties` has the others
 
@@ -74,6 +75,7 @@ def train_and_evaluate(
     clock.mark("data")
 
     mesh = sharding.make_mesh(config.fsdp)
+    padded = padded_batch.pad(config, mesh.size)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=total)
     tensorboard = summary_writer(folder)
@@ -133,7 +135,8 @@ def train_and_evaluate(
             state_sharding,
             mesh,
             seed=config.seed,
-            micro_batch=config.micro_batch,
+            micro_batch=padded.micro_batch,
+            padding=padded.padding,
         )
         batches = pipeline.train(
             data.train,
@@ -144,9 +147,13 @@ def train_and_evaluate(
             first=first,
             captions_per_video=captions,
             same_video_negatives=config.data.same_video_negatives,
+            rows=sharding.own_rows(padded.size // captions, mesh),
         )
         plan = protocol.plan(config, data, total=total, epoch=epoch, every=every)
-        reporter.start(first, state["params"], plan)
+        notes = [padded_batch.describe(padded, mesh.size)]
+        if not checkpointer.latest:
+            notes.append(random_weights.warning(config))
+        reporter.start(first, state["params"], "\n".join([plan, *filter(None, notes)]))
 
         def save(step: int, scores: dict[str, float] | None) -> None:
             reporter.flush(step)  # which stops the run where the loss is not finite

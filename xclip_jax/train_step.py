@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import gradient_cache, models, optimizer, sharding
+from xclip_jax import gradient_cache, losses, models, optimizer, sharding
 
 
 def fresh_state(
@@ -55,11 +55,13 @@ def make(
     *,
     seed: int,
     micro_batch: int = 0,
+    padding: int = 0,
 ):
     """Returns a jitted (state, batch) -> (state, metrics) for the given shardings.
 
     What a model draws in training, dropout, is a function of `seed` and the step alone. With
-    `micro_batch` the gradient is that of `gradient_cache`.
+    `micro_batch` the gradient is that of `gradient_cache`. The last `padding` pairs of a batch are
+    blank: they are encoded, for every device does the same, and change neither loss nor gradient.
     """
     batch_sharding = NamedSharding(mesh, sharding.BATCH)
 
@@ -81,7 +83,8 @@ def make(
             if "video_ids" in batch:
                 ids = batch["video_ids"]
                 same = jnp.repeat(ids, len(batch["tokens"]) // len(ids))[:, None] == ids
-            return nnx.merge(graphdef, params).loss(*features, key, same)
+                same = losses.without_padding(same, padding)
+            return nnx.merge(graphdef, params).loss(*features, key, same, padding)
 
         if micro_batch:
             loss, grads = gradient_cache.value_and_grad(

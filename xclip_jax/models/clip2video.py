@@ -130,14 +130,23 @@ class CLIP2Video(nnx.Module):
         return shard_batch(scores)
 
     def loss(
-        self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
+        self,
+        text: Text,
+        video: Video,
+        key: jax.Array,
+        same: Bool[Array, "T V"] | None = None,
+        padding: int = 0,
     ) -> Float[Array, ""]:
         """Returns the weighted sum of the losses of both scores: not the loss of their sum; `same`
-        as in `losses.symmetric`."""
-        loss = losses.symmetric(self._global(text, video), same)
+        as in `losses.symmetric`, `padding` as in `losses.without_padding`."""
+
+        def loss_of(scores):
+            return losses.symmetric(losses.without_padding(scores, padding), same)
+
+        loss = loss_of(self._global(text, video))
         if self.centers:
             share = self.center_weight
-            loss = share * loss + (1 - share) * losses.symmetric(self._aligned(text, video), same)
+            loss = share * loss + (1 - share) * loss_of(self._aligned(text, video))
         return loss
 
     def pair_floats(self, words: int, frames: int) -> int:

@@ -54,9 +54,11 @@ class CLIP4Clip(nnx.Module):
         video: Video,
         key: Key[Array, ""],
         same: Bool[Array, "T V"] | None = None,
+        padding: int = 0,
     ) -> Float[Array, ""]:
-        """Returns the training loss of a batch; `same` as in `losses.symmetric`."""
-        return losses.symmetric(self.similarity(text, video), same)
+        """Returns the training loss of a batch; `same` as in `losses.symmetric`, `padding` as in
+        `losses.without_padding`."""
+        return losses.symmetric(losses.without_padding(self.similarity(text, video), padding), same)
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""
@@ -109,10 +111,16 @@ class TightCLIP4Clip(nnx.Module):
         return shard_batch(by_columns(compare, (video.frames, video.mask), columns, rows=rows))
 
     def loss(
-        self, text: Text, video: Video, key: Key[Array, ""], same: None = None
+        self,
+        text: Text,
+        video: Video,
+        key: Key[Array, ""],
+        same: None = None,
+        padding: int = 0,
     ) -> Float[Array, ""]:
         """Returns the training loss of a batch in which text i belongs to video i, with dropout.
 
+        The last `padding` texts and videos are blank: they are in no group, and no pair is read.
         Where all scores are too much at once, they are computed in tiles, and again on the way
         back: memory does not grow with the square of the batch.
         """
@@ -122,7 +130,7 @@ class TightCLIP4Clip(nnx.Module):
                 " which are negatives: set config.data.captions_per_video to 1 and"
                 " config.data.same_video_negatives to True."
             )
-        batch, frames = video.mask.shape
+        batch, frames = video.mask.shape[0] - padding, video.mask.shape[1]
         groups = self.negative_groups
         if batch % groups:
             raise ValueError(
@@ -130,14 +138,14 @@ class TightCLIP4Clip(nnx.Module):
                 " multiple of config.model.negative_groups."
             )
         size = batch // groups
-        sentence = text.sentence.reshape(groups, size, -1)
+        sentence = text.sentence[:batch].reshape(groups, size, -1)
 
         def compare(tile):
             frames, mask, keys = tile  # columns lead: a tile is some videos of each group
             return self._compare(sentence, frames.swapaxes(0, 1), mask.swapaxes(0, 1), keys)
 
         def columns_first(x):
-            return x.reshape(groups, size, *x.shape[1:]).swapaxes(0, 1)
+            return x[:batch].reshape(groups, size, *x.shape[1:]).swapaxes(0, 1)
 
         columns = max(1, TRAINING_FLOATS // (batch * self.pair_floats(0, frames)))
         if columns < size:

@@ -93,14 +93,21 @@ class XCLIP(nnx.Module):
         return shard_batch(self._scores(self._weights(), text, video, columns=columns))
 
     def loss(
-        self, text: Text, video: Video, key: jax.Array, same: Bool[Array, "T V"] | None = None
+        self,
+        text: Text,
+        video: Video,
+        key: jax.Array,
+        same: Bool[Array, "T V"] | None = None,
+        padding: int = 0,
     ) -> Float[Array, ""]:
-        """Returns the training loss of a batch (SPEC 3.4); `same` as in `losses.symmetric`."""
+        """Returns the training loss of a batch (SPEC 3.4); `same` as in `losses.symmetric`,
+        `padding` as in `losses.without_padding`."""
         pair = self.pair_floats(*text.mask.shape[1:], *video.mask.shape[1:])
         columns = similarity.training_columns(len(text.mask), len(video.mask), pair)
         # The videos' features go to the texts, not the other way: frames are fewer than words.
         compare = functools.partial(self._scores, columns=columns)
-        return losses.symmetric(compare_all(compare, self._weights(), text, video), same)
+        scores = compare_all(compare, self._weights(), text, video)
+        return losses.symmetric(losses.without_padding(scores, padding), same)
 
     def pair_floats(self, words: int, frames: int) -> int:
         """Returns the floats of one pair in the largest tensor of `similarity`."""

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from xclip_jax import evaluate, flops, models, optimizer, scoring, sharding, train_step, workdir
 from xclip_jax.plan import collectives, estimate, hlo, traced_flops, traffic
 from xclip_jax.plan.topology import Topology
+from xclip_jax.training import padded_batch, random_weights
 
 CLIP_VOCAB = 49408  # entries; the size of a custom model's vocabulary changes little
 EVALUATED = 1000  # texts and videos to score where the shards are not here: MSR-VTT's 1k-A
@@ -44,14 +45,17 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     """
     chips = len(topology.devices)
     _check(config, topology)
+    padded = padded_batch.pad(config, chips)
+    notes = [padded_batch.describe(padded, chips), random_weights.find(config)]
     sizes = workdir.model_sizes(config, config.model.vocab_size or CLIP_VOCAB)
     mesh = sharding.make_mesh(config.fsdp, topology.devices)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=1000).transformation
     state, layout = train_step.abstract_state(config, sizes, adam, mesh)
-    videos = config.batch_size // config.data.captions_per_video
+    captions = config.data.captions_per_video
+    videos = config.batch_size // captions
     place = NamedSharding(mesh, sharding.BATCH)
-    batch = abstract_batch(config, sizes, config.batch_size, videos, place)
+    batch = abstract_batch(config, sizes, padded.size, padded.size // captions, place)
     arithmetic = _arithmetic(config, topology)
     facts = {
         "topology": topology.name,
@@ -59,15 +63,24 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
         "chips": chips,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
+        "padded_size": padded.size,
+        "notes": [note for note in notes if note],
         "arithmetic": arithmetic,
     }
     step = train_step.make(
-        graphdef, adam, layout, mesh, seed=config.seed, micro_batch=config.micro_batch
+        graphdef,
+        adam,
+        layout,
+        mesh,
+        seed=config.seed,
+        micro_batch=padded.micro_batch,
+        padding=padded.padding,
     )
     with jax.set_mesh(mesh):
         traced = step.trace(state, batch)
         facts["step"] = program_facts(traced, topology, mesh)
-        facts["step"]["flops"] = _model_flops(config, sizes, graphdef, state, batch) / chips
+        real = abstract_batch(config, sizes, config.batch_size, videos)
+        facts["step"]["flops"] = _model_flops(config, sizes, graphdef, state, real) / chips
         if evaluation:
             facts["evaluation"] = _evaluation(config, sizes, graphdef, state, topology, mesh)
     if topology.chip and "hbm_bytes" in facts["step"]:
@@ -138,19 +151,13 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
 
 
 def _check(config, topology: Topology) -> None:
-    """Raises one ValueError for all in a config that this many chips cannot share out."""
-    chips, problems = len(topology.devices), []
+    """Raises a ValueError where this many chips cannot share out the parameters."""
+    chips = len(topology.devices)
     if chips % config.fsdp:
-        problems.append(f"config.fsdp={config.fsdp} does not divide them: choose a divisor")
-    least = chips * config.data.captions_per_video  # a video each, with its captions
-    if config.batch_size % least:
-        near = max(least, round(config.batch_size / least) * least)
-        problems.append(
-            f"config.batch_size={config.batch_size} cannot be shared out evenly: choose a multiple"
-            f" of {least}, {near} say"
+        raise ValueError(
+            f"--topology {topology.name} has {chips} chips; config.fsdp={config.fsdp} does not"
+            " divide them: choose a divisor."
         )
-    if problems:
-        raise ValueError(f"--topology {topology.name} has {chips} chips; {'; '.join(problems)}.")
 
 
 def _arithmetic(config, topology: Topology) -> str:

@@ -10,9 +10,10 @@ SHOWN = 12  # collectives
 def text(facts: dict) -> str:
     """Returns the report of one topology and batch."""
     axes = ", ".join(f"{name}={size}" for name, size in facts["mesh"].items())
-    each = facts["batch_size"] / facts["chips"]
+    each = facts["padded_size"] / facts["chips"]
     lines = [
         f"{facts['topology']}: {facts['chips']} x {facts['chip']}, mesh {axes}. {NOTE}",
+        *facts["notes"],
         f"\ntrain step of {facts['batch_size']:,} pairs, {each:g} a chip; all else is of one chip",
         *_program(facts["step"]),
     ]
