@@ -19,7 +19,7 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     # steps more an epoch. 1 repeats none.
     config.reference_gpus = 1
     config.batch_size = 128  # of the whole run, however many devices share it
-    # Pairs, of the whole run, whose activations are in memory at once; the loss is the whole
+    # Most pairs, of the whole run, whose activations are in memory at once; the loss is the whole
     # batch's all the same, for a third more compute. 0: all of them.
     config.micro_batch = 0
     config.eval_batch_size = 64
