@@ -44,6 +44,11 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     return jax.make_mesh(shape, ("data", "fsdp"), axis_types=kinds, devices=devices)
 
 
+def local_mesh() -> Mesh:
+    """Returns the mesh over the devices of this process, for what it computes on its own."""
+    return make_mesh(1, jax.local_devices())
+
+
 def shard_params(abstract, mesh: Mesh):
     """Returns a NamedSharding for each leaf: its largest divisible dimension on "fsdp".
 
@@ -128,7 +133,8 @@ def share(count: int) -> int:
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the global batch of which each host brings its share."""
+    """Returns the global batch of which each host brings its rows, in order: those that
+    `parallel.row_sharding.own` names."""
     sharding = NamedSharding(mesh, BATCH)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)

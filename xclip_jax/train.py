@@ -29,6 +29,7 @@ from xclip_jax import (
 )
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
+from xclip_jax.parallel import row_sharding
 from xclip_jax.processes import preemption
 from xclip_jax.progress import Reporter
 
@@ -142,6 +143,7 @@ def train_and_evaluate(
             batch_size=config.batch_size,
             seed=config.seed,
             first=first,
+            rows=row_sharding.own(config.batch_size // captions, mesh),
             captions_per_video=captions,
             same_video_negatives=config.data.same_video_negatives,
         )
