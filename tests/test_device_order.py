@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from test_without_tensorflow import WITHOUT
@@ -156,37 +155,3 @@ def test_every_row_is_one_process_own(topology):
     assert sorted(np.concatenate(owned).tolist()) == list(range(count))
     for process, rows in enumerate(owned):
         assert {ORDERS[topology][row // 3] for row in rows.tolist()} == {process}
-
-
-def test_each_device_computes_its_share_of_a_score_matrix(run):
-    trained = workdir.load(run)
-    encoders = evaluate.make_encoders(trained.graphdef)
-    seen = {}
-
-    def watched(name):
-        verb = getattr(encoders, name)
-
-        def call(*arguments, **options):
-            result = verb(*arguments, **options)
-            rows = jax.tree.leaves(arguments[1])[0]
-            seen.setdefault(name, set()).update(
-                (len(x) // len(shard.data), shard.device)
-                for x in (rows, *jax.tree.leaves(result))
-                for shard in x.addressable_shards
-            )
-            return result
-
-        return call
-
-    evaluate.run(
-        encoders._replace(**{name: watched(name) for name in ("text", "video", "similarity")}),
-        trained.params,
-        Shards(trained.config.data.dir, "test"),
-        trained.tokenizer,
-        trained.intake,
-        twins=None,
-        batch_size=3,  # which 8 devices do not divide
-    )
-
-    shares = {(8, device) for device in jax.devices()}
-    assert seen == {"text": shares, "video": shares, "similarity": shares}
