@@ -46,7 +46,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
 
 def local_mesh() -> Mesh:
     """Returns the mesh over the devices of this process, for what it computes on its own."""
-    return make_mesh(1, jax.local_devices())
+    grid = np.array(jax.local_devices()).reshape(-1, 1)  # a part of a torus has no best order
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def shard_params(abstract, mesh: Mesh):
