@@ -64,7 +64,8 @@ def test_parameters_are_loaded_by_age_rank_or_step(saved, which, step):
 
     assert found == step
     assert_same(params, state_at(step)["params"])
-    assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params))
+    for leaf in jax.tree.leaves(params):
+        assert leaf.devices() == set(jax.local_devices()) and leaf.is_fully_replicated
 
 
 def test_of_two_equally_good_the_later_one_is_best(tmp_path):

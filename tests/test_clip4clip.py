@@ -345,7 +345,7 @@ def test_scoring_4917_texts_by_4917_videos_of_64_frames_fits_in_4_gib(monkeypatc
     graphdef, abstract = create("tightTransf", **sizes)
     encoders = evaluate.make_encoders(graphdef)
     floats = encoders.pair_floats(abstract, 32, 64)
-    rows, columns = scoring.tile_shape(4917, 4917, floats)
+    rows, columns = scoring.tile_shape(4917, 4917, floats, devices=encoders.mesh.size)
 
     def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype)

@@ -88,8 +88,8 @@ def test_no_more_texts_are_encoded_than_the_next_tile_takes(monkeypatch, batch_s
     _, video = features(graphdef, params, texts=2, videos=7)
     pair = tiny.SIZES["max_words"] * tiny.SIZES["max_frames"]
     monkeypatch.setitem(scoring.TILE_ELEMENTS, "cpu", 9 * pair)
-    rows, _ = scoring.tile_shape(50, 7, pair)
     encoders = evaluate.make_encoders(graphdef)
+    rows, _ = scoring.tile_shape(50, 7, pair, devices=encoders.mesh.size)
     waiting, most = 0, 0
 
     def text(*inputs):
@@ -144,13 +144,14 @@ def test_4917_texts_by_4917_videos_of_64_words_and_frames_fit_in_4_gib(monkeypat
         max_words=64,
         max_frames=64,
     )
-    rows, columns = scoring.tile_shape(4917, 4917, 64 * 64)
+    encoders = evaluate.make_encoders(graphdef)  # eight devices, each with its share of the rows
+    rows, columns = scoring.tile_shape(4917, 4917, 64 * 64, devices=encoders.mesh.size)
     videos = 4917
 
     def array(*shape, dtype=np.float32):
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    tile = evaluate.make_encoders(graphdef).similarity.lower(
+    tile = encoders.similarity.lower(
         params,
         Text(array(rows, 512), array(rows, 64, 512), array(rows, 64, dtype=bool)),
         Video(array(videos, 512), array(videos, 64, 512), array(videos, 64, dtype=bool)),

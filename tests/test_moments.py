@@ -11,6 +11,7 @@ from PIL import Image
 import xclip_jax
 from xclip_jax import clip_features, evaluate, models, moments, sampling, video, workdir
 from xclip_jax.models.similarity import Video
+from xclip_jax.parallel import row_sharding
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,10 @@ def test_with_the_3d_patch_gathered_frames_are_those_of_the_whole_encoder(model,
         pixels = np.zeros((1, 8, 64, 64, 3), np.uint8)
         pixels[0, :count] = clip_of.pixels[clip_of.chosen]
         mask = np.arange(8)[None] < count
-        expected = Video(*encoders.video(params, pixels, mask))
+        rows = row_sharding.compute(
+            lambda *x: encoders.video(params, *x), encoders.mesh, pixels, mask
+        )
+        expected = Video(*rows)
         for x, y in zip(features.features, expected, strict=True):
             np.testing.assert_allclose(x, y[0], rtol=0, atol=1e-5)
         assert len(features.frames) == len(features.frame_times) == len(clip_of.dense)

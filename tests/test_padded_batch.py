@@ -229,7 +229,8 @@ def test_hosts_with_less_than_their_share_of_pairs_or_none_train_as_one(
 
     assert [process.returncode for process in pair] == [0, 0], complaints
     for size in SIZES:
-        losses, _ = outcome(tmp_path / "one" / str(size))
-        found, _ = outcome(tmp_path / "two" / str(size))
+        losses, metrics = outcome(tmp_path / "one" / str(size))
+        found, found_metrics = outcome(tmp_path / "two" / str(size))
         assert len(losses) == int(120 / size * 0.1)
         np.testing.assert_allclose(found, losses, rtol=0, atol=1e-6)
+        assert found_metrics == pytest.approx(metrics)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from xclip_jax import sharding
@@ -106,20 +106,6 @@ def test_a_batch_is_spread_over_every_device_in_order():
         for i, device in enumerate(mesh.devices.flat):
             [own] = [s.data for s in whole[name].addressable_shards if s.device == device]
             np.testing.assert_array_equal(own, array[i * share : (i + 1) * share])
-
-
-def test_a_host_has_the_rows_of_its_devices_in_whatever_order_the_mesh_has_them():
-    chips = [Chip(i, 0, process_index=host) for i, host in enumerate([0, 1, 1, 0, 2, 1])]
-    mesh = Mesh(np.array(chips).reshape(3, 2), ("data", "fsdp"))
-
-    rows = [sharding.own_rows(18, mesh, host) for host in range(3)]
-
-    assert [list(own) for own in rows] == [
-        [0, 1, 2, 9, 10, 11],
-        [3, 4, 5, 6, 7, 8, 15, 16, 17],
-        [12, 13, 14],
-    ]
-    assert list(sharding.own_rows(16, mesh_of(2, 4))) == list(range(16))
 
 
 def test_activations_are_spread_where_a_mesh_is_set_and_the_batch_can_be_split():

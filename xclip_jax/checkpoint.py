@@ -14,8 +14,11 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
+from xclip_jax import sharding
 from xclip_jax.processes.distributed import first_line, lost_peer
 from xclip_jax.remote import is_remote
 
@@ -163,14 +166,20 @@ def best_step(checkpointer: ocp.training.Checkpointer, metric: str = BEST) -> in
 
 
 def load_params(
-    workdir, which: str = "last", *, metric: str = BEST, without: Collection[tuple] = ()
+    workdir,
+    which: str = "last",
+    *,
+    metric: str = BEST,
+    without: Collection[tuple] = (),
+    mesh: Mesh | None = None,
 ) -> tuple[dict, int]:
-    """Returns the parameters of a run's checkpoint on one device, and its step.
+    """Returns the parameters of a run's checkpoint, whole on every device, and its step.
 
     Args:
       which: "last", "best" (by `metric` as evaluated while training) or a step number.
       without: parts that are not read, as paths of names: `("clip", "visual")`. Their arrays are
         zeros that take no memory.
+      mesh: of the devices; those of this process unless given.
     """
     folder = _folder(workdir)
     if not folder.is_dir():
@@ -194,9 +203,9 @@ def load_params(
                 f"checkpoint {which!r} is not in {folder}: choose last, best or one of"
                 f" {sorted(found)}."
             )
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        whole = NamedSharding(sharding.local_mesh() if mesh is None else mesh, P())
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
             _described(checkpointer, step)["params"],
         )
         left_out = {path: _taken(abstract, path) for path in without}

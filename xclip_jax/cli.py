@@ -5,13 +5,13 @@ traceback. Imports stand in the commands, so that `--help` answers at once.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from xclip_jax import (
     cli_build,
+    cli_eval,
     cli_explain,
     cli_features,
     cli_index,
@@ -83,32 +83,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     cli_train.add(command)
 
-    evaluate = command(
-        "eval",
-        _eval,
-        "score a trained model on a split",
-        "xclip-jax eval --workdir runs/mine --split test",
-    )
-    evaluate.add_argument("--workdir", required=True, help="folder of the run")
-    evaluate.add_argument("--data", help="shards (default: those of training)")
-    evaluate.add_argument("--split", help="split (default: the run's evaluation split)")
-    evaluate.add_argument("--checkpoint", default="selected", help=cli_index.CHECKPOINT)
-    evaluate.add_argument(
-        "--report", metavar="FILE.html", help="page of ranks, recalls and the worst failures"
-    )
-    evaluate.add_argument(
-        "--ties",
-        default="average",
-        choices=["average", "reference", "optimistic", "pessimistic"],
-        help="what equal scores count as (default: average)",
-    )
-    evaluate.add_argument(
-        "--dual-softmax",
-        action="store_true",
-        help="print the metrics after dual softmax too, which looks at all queries of the test set"
-        " at once (arXiv 2109.04290): not to be compared with a model's own",
-    )
-
+    cli_eval.add(command)
     cli_index.add(command)
     cli_serve.add(command, cli_index.CHECKPOINT)
     cli_features.add(command)
@@ -129,51 +104,3 @@ def _demo(arguments) -> None:
     from xclip_jax import demo
 
     demo.run(Path(arguments.out))
-
-
-def _eval(arguments) -> None:
-    page = arguments.report and Path(arguments.report)
-    if page and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
-        raise ValueError(f"--report {page}: expected a name that ends in .html, in a folder there.")
-
-    from xclip_jax import dual_softmax, eval_report, evaluate, metrics, protocol, workdir
-    from xclip_jax.records import Shards
-
-    trained = workdir.load(arguments.workdir, arguments.checkpoint)
-    data = trained.config.data
-    folder = arguments.data or data.dir
-    split = arguments.split or data.eval_split
-    twins = data.twin_split if split == data.eval_split and data.twin_split else None
-    shards = Shards(folder, split)
-    reversed_clips = Shards(folder, twins) if twins else None
-    matrix = evaluate.score_split(
-        evaluate.make_encoders(trained.graphdef),
-        trained.params,
-        shards,
-        trained.tokenizer,
-        trained.intake,
-        twins=reversed_clips,
-        batch_size=trained.config.eval_batch_size,
-        progress=sys.stderr.isatty(),
-    )
-    scores = evaluate.measure(matrix, shards, reversed_clips, ties=arguments.ties)
-    if arguments.dual_softmax:
-        counts = shards.captions_per_video
-        own = matrix[: counts.sum(), : len(counts)]  # without the twins
-        scores |= dual_softmax.retrieval(own, counts, ties=arguments.ties)
-    stands_for = protocol.evaluation(
-        shards,
-        trained.trained_on,
-        step=trained.step,
-        chosen=trained.chosen,
-        ties=arguments.ties,
-        post_processing=dual_softmax.PROTOCOL if arguments.dual_softmax else "none",
-    )
-    print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
-    print(json.dumps(scores | {"protocol": stands_for}))
-    if page:
-        name = f"{arguments.workdir}, step {trained.step}, on {split}"
-        said = protocol.lines(stands_for).splitlines()
-        table = metrics.table(scores)
-        eval_report.write(page, name, said, table, matrix, shards, ties=arguments.ties)
-        print(f"wrote {page}", file=sys.stderr)

@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 
-from xclip_jax import one_line
-from xclip_jax.processes import distributed, supervise
+from xclip_jax import cli_processes
+from xclip_jax.processes import distributed
 
 
 def add(command) -> None:
@@ -26,34 +26,13 @@ def add(command) -> None:
     train.add_argument(
         "--profile", metavar="START:STOP", help="steps to trace into WORKDIR/profile, STOP excluded"
     )
-    many = train.add_argument_group("several processes, one a host, all with the same command")
-    many.add_argument(
-        "--distributed",
-        action="store_true",
-        help="join them as jax finds them: TPU pod, SLURM, Open MPI, Kubernetes",
-    )
-    many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, or by hand")
-    many.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    many.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
-    many.add_argument(
-        "--peer-timeout",
-        type=int,
-        metavar="SECONDS",
-        default=distributed.PEER_TIMEOUT,
-        help="silence after which a process counts as dead (default: %(default)s)",
-    )
+    cli_processes.add(train)
     train.epilog += "\n--config.KEY=VALUE overrides any key of the config."
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains; one of several processes does so in a child, whose end is told in a line."""
-    where = distributed.place(
-        arguments.distributed, arguments.coordinator, arguments.processes, arguments.process
-    )
-    if where is None:
-        _train(arguments, None)
-    else:
-        supervise.run(lambda: _train(arguments, where), one_line.answer)
+    cli_processes.run(arguments, lambda where: _train(arguments, where))
 
 
 def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> None:

@@ -98,9 +98,18 @@ def blank(trained: Trained, encoders: Encoders) -> np.ndarray:
     """Returns CLIP's raw feature [E] of the frame that padding is."""
     size = trained.intake.image_size
     row = _row(trained)
-    pixels = np.zeros((few_shapes.STEP, row, size, size, 3), np.uint8)  # a shape that clips have
-    encoded = encoders.frames(trained.params, pixels, np.zeros((few_shapes.STEP, row), bool))
-    return np.asarray(encoded)[0, 0]
+    pixels = np.zeros((1, row, size, size, 3), np.uint8)
+    return _frames(trained, encoders, pixels, np.zeros((1, row), bool), 1)[0, 0]
+
+
+def _frames(trained: Trained, encoders: Encoders, pixels, masks, most_rows: int) -> np.ndarray:
+    """Returns CLIP's raw features of rows of frames."""
+    return few_shapes.in_batches(
+        lambda *batch: encoders.frames(trained.params, *batch),
+        (pixels, masks),
+        most_rows,
+        encoders.mesh,
+    )
 
 
 def _row(trained: Trained) -> int:
@@ -120,11 +129,7 @@ def _encode(
         return
     pixels, masks = zip(*(_rows(clip, row, most) for clip in good), strict=True)
     padded = row == 1 and any(len(clip.chosen) < most for clip in good)
-    encoded = few_shapes.in_batches(
-        lambda *batch: encoders.frames(trained.params, *batch),
-        (np.concatenate(pixels), np.concatenate(masks)),
-        most_rows,
-    )
+    encoded = _frames(trained, encoders, np.concatenate(pixels), np.concatenate(masks), most_rows)
     ends = np.cumsum([len(mask) for mask in masks])
     padding = blank(trained, encoders) if padded else None
     parts = [
@@ -137,6 +142,7 @@ def _encode(
         lambda *batch: encoders.gathered(trained.params, *batch),
         (np.stack(given), masks),
         trained.config.eval_batch_size,
+        encoders.mesh,
     )
     features = map(gathered._make, zip(*gathered, strict=True))
     whole = iter(zip(features, good, dense, strict=True))

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from xclip_jax import gather, metrics, scoring, sharding
@@ -16,6 +15,7 @@ from xclip_jax import input as pipeline
 from xclip_jax.holdout import Part
 from xclip_jax.input import Intake
 from xclip_jax.models.similarity import Text, Video
+from xclip_jax.parallel import row_sharding
 from xclip_jax.records import Shards
 from xclip_jax.tokenizer import Tokenizer
 
@@ -25,7 +25,9 @@ class Encoders(NamedTuple):
 
     `frames` and `gathered` are `video` in two steps: CLIP's raw features of frames, and the
     features of videos of such frames. `pair_floats(params, words, frames)` says how much memory a
-    score takes.
+    score takes. The devices of `mesh` share the rows that a verb is given, as many each, and so
+    they do its result's; `row_sharding.compute` calls a verb so. `similarity` shares out the texts
+    and takes the videos whole.
     """
 
     text: Callable
@@ -34,39 +36,34 @@ class Encoders(NamedTuple):
     pair_floats: Callable
     frames: Callable
     gathered: Callable
-    mesh: Mesh | None = None
+    mesh: Mesh
 
 
 def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
     """Returns the jitted verbs; make them once, for each has its own cache of compilations.
 
-    With a mesh of several processes each brings its share of a batch, and all get all features.
+    The mesh is that of this process's own devices unless given.
     """
-    if mesh is None or jax.process_count() == 1:
-        mesh, jit = None, jax.jit
-    else:
-        jit = functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    mesh = sharding.local_mesh() if mesh is None else mesh
 
-    @jit
-    def text(params, tokens, mask):
-        return nnx.merge(graphdef, params).encode_text(tokens, mask)
+    def verb(of: Callable, **options) -> Callable:
+        """Returns `of(model, ...)` as a jitted function of parameters, with sharded rows."""
 
-    @jit
-    def video(params, pixels, mask):
-        return nnx.merge(graphdef, params).encode_video(pixels, mask)
+        @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharding.BATCH), **options)
+        def call(params, *rows, **columns):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return of(nnx.merge(graphdef, params), *rows, **columns)
 
-    @jit
-    def frames(params, pixels, mask):
-        return nnx.merge(graphdef, params).clip.encode_frames(pixels, mask)
+        return call
 
-    @jit
-    def gathered(params, features, mask):
-        return nnx.merge(graphdef, params).encode_frames(features, mask)
-
-    @functools.partial(jit, static_argnames="columns")
-    def similarity(params, text, videos, *, columns):
-        return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
-
+    text = verb(lambda model, *rows: model.encode_text(*rows))
+    video = verb(lambda model, *rows: model.encode_video(*rows))
+    frames = verb(lambda model, *rows: model.clip.encode_frames(*rows))
+    gathered = verb(lambda model, *rows: model.encode_frames(*rows))
+    similarity = verb(
+        lambda model, text, videos, *, columns: model.similarity(text, videos, columns=columns),
+        static_argnames="columns",
+    )
     known = {}
 
     def pair_floats(params, words: int, count: int) -> int:
@@ -103,40 +100,24 @@ def token_batches(
     encoders: Encoders, params, tokens: np.ndarray, mask: np.ndarray, *, batch_size: int
 ) -> Iterator[Text]:
     """Yields the features of a batch of tokenised texts [N, W] after another, as NumPy arrays."""
-    hosts, host = (1, 0) if encoders.mesh is None else (jax.process_count(), jax.process_index())
-    local = batch_size // hosts
     for i in range(0, len(tokens), batch_size):
-        own = slice(i + host * local, i + (host + 1) * local)
-        count = min(batch_size, len(tokens) - i)
-        batch = (tokens[own], mask[own])
-        yield _encode(encoders, encoders.text, params, batch, batch_size, count)
+        batch = (tokens[i : i + batch_size], mask[i : i + batch_size])
+        yield _encode(encoders, encoders.text, params, batch, batch_size)
 
 
 def encode_videos(encoders: Encoders, params, batches, *, batch_size: int) -> Video:
     """Returns the features of all videos as NumPy arrays; `batches` yields (pixels, mask)."""
-    parts = [
-        _encode(encoders, encoders.video, params, batch, batch_size, len(batch[0]))
-        for batch in batches
-    ]
-    return scoring.join(parts)
+    return scoring.join(
+        [_encode(encoders, encoders.video, params, batch, batch_size) for batch in batches]
+    )
 
 
-def _encode(encoders: Encoders, encode: Callable, params, batch: tuple, batch_size: int, count):
-    """Pads a batch to its full size, so that one compilation serves all, and cuts the result.
-
-    Of several hosts each has its slice, and gets the features of all `count` of the batch.
-    """
-    if encoders.mesh is None:
-        padded = [_fill(x, batch_size) for x in batch]
-    else:
-        size = batch_size // jax.process_count()
-        spread = {str(i): _fill(x, size) for i, x in enumerate(batch)}
-        padded = sharding.to_global(spread, encoders.mesh).values()
-    return jax.tree.map(lambda x: np.asarray(x)[:count], encode(params, *padded))
-
-
-def _fill(x: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
+def _encode(encoders: Encoders, encode: Callable, params, batch: tuple, batch_size: int):
+    """Pads a batch, the same on all hosts, so that one compilation serves all, and cuts the
+    result."""
+    full = [row_sharding.fill(x, batch_size) for x in batch]
+    found = row_sharding.compute(lambda *rows: encode(params, *rows), encoders.mesh, *full)
+    return jax.tree.map(lambda x: x[: len(batch[0])], found)
 
 
 def encode_split(
@@ -151,20 +132,29 @@ def encode_split(
 ) -> tuple[list[str], Video]:
     """Returns a split's captions, grouped by video, and the features of each video once.
 
-    Of several hosts each reads its own videos: the captions are theirs, the features are of all.
+    With several hosts, each reads its own videos: the captions are theirs, the features are of all.
     `between` is called between batches.
     """
     captions: list[str] = []
     parts: list[Video] = []
-    stream = pipeline.videos(shards, intake, batch_size=batch_size)
+    mesh = encoders.mesh
+    batch_size = row_sharding.padded(batch_size, mesh)
+    rows = row_sharding.own(batch_size, mesh)
+    stream = pipeline.videos(shards, intake, batch_size=batch_size, rows=rows)
     starts = range(0, len(shards), batch_size)
     bar = tqdm(starts, "encoding", unit="batch", disable=not progress, leave=False)
-    for start, (pixels, mask, texts) in zip(bar, stream, strict=True):
+    for _, (numbers, pixels, mask, texts) in zip(bar, stream, strict=True):
         between()
         captions.extend(texts)
-        count = min(batch_size, len(shards) - start)
-        batch = (pixels, mask)
-        parts.append(_encode(encoders, encoders.video, params, batch, batch_size, count))
+        # Each row goes with its video's number, -1 for padding, and is put back by that.
+        own = {"number": row_sharding.fill(numbers, len(rows), -1)}
+        own |= {"pixels": row_sharding.fill(pixels, len(rows))}
+        own |= {"mask": row_sharding.fill(mask, len(rows))}
+        batch = sharding.to_global(own, mesh)
+        encoded = encoders.video(params, batch["pixels"], batch["mask"])
+        number, features = row_sharding.fetch((batch["number"], encoded), mesh)
+        order = np.argsort(number, kind="stable")[np.count_nonzero(number < 0) :]
+        parts.append(jax.tree.map(lambda x, order=order: x[order], features))
     return captions, scoring.join(parts)
 
 
@@ -215,14 +205,13 @@ def score_split(
 ) -> np.ndarray:
     """Returns the scores [T, V] of all captions, grouped by video, and all videos of a split; those
     of the twins follow in rows and columns."""
-    if encoders.mesh is not None:  # which spreads a batch over all devices
-        batch_size = -(-batch_size // encoders.mesh.size) * encoders.mesh.size
-    words = intake.max_words
+    batch_size, words = row_sharding.padded(batch_size, encoders.mesh), intake.max_words
     options = {"batch_size": batch_size, "progress": progress, "between": between}
     tokens, videos = [], []
     for split in [shards] if twins is None else [shards, twins]:
         captions, features = encode_split(encoders, params, split, intake, **options)
-        tokens.append(gather.all_tokens(tokenizer, captions, split, words, batch_size=batch_size))
+        own = tokenizer(captions, words)
+        tokens.append(gather.all_tokens(own, split, encoders.mesh, batch_size=batch_size))
         videos.append(features)
 
     def texts_of_all() -> Iterator[Text]:

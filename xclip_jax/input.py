@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
-import jax
 import numpy as np
 
 from xclip_jax import frame_policy, frames
@@ -89,21 +88,21 @@ def train(
     batch_size: int,
     seed: int,
     first: int,
+    rows: np.ndarray | None = None,
     captions_per_video: int = 1,
     same_video_negatives: bool = True,
-    rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
     """Returns this host's endless stream of batches, shuffled anew each epoch.
 
     A batch holds `video` uint8 [B, K, H, W, 3], `frame_mask` bool [B, F], `tokens` int32 [B, W]
-    and `token_mask` bool [B, W]. The first batch is number `first`.
+    and `token_mask` bool [B, W]. The first batch is number `first`. With
+    several hosts, this one has the `rows` of every batch's videos, ascending: those that lie on its
+    devices, so that the global batch is the same for any number and order of devices. Rows from the
+    number of videos on pad the batch: a black frame and a text without words, which nothing reads.
 
     With `captions_per_video` C a batch has B / C videos and C captions of each, one after another,
     drawn anew each epoch. `video_ids` int32 [B / C] then tells whether two are one video by chance;
     so it does where `same_video_negatives` is False.
-
-    Of several hosts each reads the videos that are at `rows` of a batch, `sharding.own_rows`; by
-    default all. From B / C on they are blank: one black frame and a text without words.
     """
     stored = stored_policy(shards, intake)
     videos = batch_size // captions_per_video
@@ -162,47 +161,48 @@ def train(
 
 
 def videos(
-    shards: Shards, intake: Intake, *, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """Yields each video once, in order: (pixels [B, K, H, W, 3], mask [B, F], captions).
+    shards: Shards, intake: Intake, *, batch_size: int, rows: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]]:
+    """Yields each video once, in order: (numbers int32 [R], pixels [R, K, H, W, 3], mask [R, F],
+    captions).
 
-    The last batch may be short; `captions` are those of the batch's videos, one after another. Of
-    several hosts each reads its slice of every batch, and yields as many batches as the others.
+    With several hosts, each reads only the `rows` of every batch that are its own, ascending, and
+    yields as many batches as the others. Of the last batch some or all may be missing; `captions`
+    are those of the batch's videos, one after another.
     """
-    mine = own_videos(len(shards), batch_size=batch_size)
-    local = batch_size // jax.process_count()
+    rows = np.arange(batch_size) if rows is None else rows
+    mine = own_videos(len(shards), batch_size=batch_size, rows=rows)
     stored = stored_policy(shards, intake)
 
-    def load(place: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def load(place: int) -> tuple[int, np.ndarray, np.ndarray, list[str]]:
         index = int(mine[place])
         record = shards[index]
         rng = np.random.default_rng((intake.frame_seed, index))
         pixels, mask = load_frames(record.frames, intake, intake.evaluation, stored=stored, rng=rng)
-        return pixels, mask, record.captions
+        return index, pixels, mask, record.captions
 
-    def join(examples) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        pixels, masks, captions = zip(*examples, strict=True)
-        return np.stack(pixels), np.stack(masks), [text for texts in captions for text in texts]
+    def join(examples) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        numbers, pixels, masks, captions = zip(*examples, strict=True)
+        texts = [text for own in captions for text in own]
+        return np.array(numbers, np.int32), np.stack(pixels), np.stack(masks), texts
 
     yield from (
         grain.MapDataset.range(len(mine))
         .map(load)
-        .to_iter_dataset(_read_options(local))
-        .batch(local, batch_fn=join)
+        .to_iter_dataset(_read_options(len(rows)))
+        .batch(len(rows), batch_fn=join)
     )
     square = (intake.image_size, intake.image_size, 3)
-    for _ in range(-(-len(mine) // local), -(-len(shards) // batch_size)):
+    for _ in range(-(-len(mine) // len(rows)), -(-len(shards) // batch_size)):
         pixels = np.zeros((0, intake.encoded, *square), np.uint8)
-        yield pixels, np.zeros((0, intake.max_frames), bool), []
+        yield np.zeros(0, np.int32), pixels, np.zeros((0, intake.max_frames), bool), []
 
 
-def own_videos(count: int, *, batch_size: int, host: int | None = None) -> np.ndarray:
-    """Returns the numbers of those of `count` videos that this host reads, or another one; the
-    hosts' number must divide the batch."""
-    hosts = jax.process_count()
-    host = jax.process_index() if host is None else host
-    places = np.arange(count)
-    return places[places % batch_size // (batch_size // hosts) == host]
+def own_videos(count: int, *, batch_size: int, rows: np.ndarray) -> np.ndarray:
+    """Returns the numbers of those of `count` videos that a host reads which has these rows of
+    every batch."""
+    numbers = np.arange(count)
+    return numbers[np.isin(numbers % batch_size, rows)]
 
 
 def load_frames(

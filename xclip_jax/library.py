@@ -137,6 +137,7 @@ def encode_texts(
         lambda *batch: encoders.text(trained.params, *batch),
         trained.tokenizer(list(texts), trained.intake.max_words),
         trained.config.eval_batch_size,
+        encoders.mesh,
     )
 
 

@@ -72,7 +72,7 @@ def encode(
         row[: len(places)] = frames[places]
     mask = np.arange(max_frames) < np.array([len(places) for places in taken])[:, None]
     features = few_shapes.in_batches(
-        lambda *batch: encoders.gathered(params, *batch), (rows, mask), BATCH
+        lambda *batch: encoders.gathered(params, *batch), (rows, mask), BATCH, encoders.mesh
     )
     # A frame lasts until the next one; the last as long as most do, or until the video ends.
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 0.0

@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from xclip_jax import sharding
 from xclip_jax.models.similarity import Text, Video
+from xclip_jax.parallel import row_sharding
 
 # Floats of a tile's largest tensor (X-CLIP's is [V, F, T, W]), of which a handful are alive at
 # once. On a CPU a tile should stay near the caches (2^19 floats are 2 MB); an accelerator wants
@@ -38,21 +38,24 @@ def score_stream(
     """Returns the same of texts that come in parts of any size, each scored and forgotten: the
     words of MSR-VTT's 59,800 test captions would take 4 GB.
 
-    `texts` says how many there are, and of how many words.
+    `texts` says how many there are, and of how many words. The devices share the texts of a tile.
     """
     count, words = texts
     videos, frames = video.mask.shape
-    rows, columns = tile_shape(count, videos, encoders.pair_floats(params, words, frames))
-    mesh = encoders.mesh
-    video = jax.tree.map(jnp.asarray, video) if mesh is None else sharding.replicate(video, mesh)
+    mesh, elements = encoders.mesh, encoders.pair_floats(params, words, frames)
+    rows, columns = tile_shape(count, videos, elements, devices=mesh.size)
+    video = sharding.replicate(video, mesh)
+
+    def compare(part: Text) -> jax.Array:
+        return encoders.similarity(params, part, video, columns=columns)
+
     scores = np.empty((count, videos), np.float32)
     done = 0
     with tqdm(total=count, desc="scoring", unit="text", disable=not progress, leave=False) as bar:
         for part in _in_rows(parts, rows):
             size = len(part.mask)
-            part = _pad(part, rows) if mesh is None else sharding.replicate(_pad(part, rows), mesh)
-            tiles = encoders.similarity(params, part, video, columns=columns)
-            scores[done : done + size] = np.asarray(tiles)[:size]
+            part = jax.tree.map(lambda x: row_sharding.fill(x, rows), part)  # one compilation
+            scores[done : done + size] = row_sharding.compute(compare, mesh, part)[:size]
             done += size
             bar.update(size)
     return scores
@@ -82,28 +85,20 @@ def join(parts: list):
 
 
 def tile_shape(
-    texts: int, videos: int, elements: int, platform: str | None = None
+    texts: int, videos: int, elements: int, platform: str | None = None, *, devices: int = 1
 ) -> tuple[int, int]:
     """Returns how many texts and videos make a tile when each pair takes `elements` floats.
 
-    `platform` is the device's, JAX's default unless given.
+    `platform` is the device's, JAX's default unless given. Several devices share the texts of a
+    tile evenly, each with a tile's memory of its own.
     """
     budget = TILE_ELEMENTS.get(platform or jax.default_backend(), TILE_ELEMENTS_ACCELERATOR)
     pairs = max(budget // elements, 1)
     columns = _part(videos, math.isqrt(pairs))
-    return _part(texts, pairs // columns), columns
+    return devices * _part(-(-texts // devices), pairs // columns), columns
 
 
 def _part(count: int, most: int) -> int:
     """Returns the size of the fewest parts of `count` that hold `most` each, made as even as can
     be: the last one is computed at its full size too."""
     return math.ceil(count / math.ceil(count / most))
-
-
-def _pad(features, size: int):
-    """Appends zeros up to a multiple of `size`."""
-
-    def pad(x):
-        return np.pad(x, [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1))
-
-    return jax.tree.map(pad, features)

@@ -44,6 +44,12 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     return jax.make_mesh(shape, ("data", "fsdp"), axis_types=kinds, devices=devices)
 
 
+def local_mesh() -> Mesh:
+    """Returns the mesh over the devices of this process, for what it computes on its own."""
+    grid = np.array(jax.local_devices()).reshape(-1, 1)  # a part of a torus has no best order
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
 def shard_params(abstract, mesh: Mesh):
     """Returns a NamedSharding for each leaf: its largest divisible dimension on "fsdp".
 
@@ -127,19 +133,9 @@ def share(count: int) -> int:
     return count // devices() if count % devices() == 0 else count
 
 
-def own_rows(count: int, mesh: Mesh, host: int | None = None) -> np.ndarray:
-    """Returns which rows of a global batch of `count` lie on this host's devices, or another's,
-    in ascending order, in which `to_global` takes them.
-
-    They need not be consecutive: a mesh orders TPUs by their place in the torus.
-    """
-    host = jax.process_index() if host is None else host
-    own = [device.process_index == host for device in mesh.devices.flat]
-    return np.arange(count).reshape(len(own), -1)[own].ravel()
-
-
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the global batch of which each host brings its share."""
+    """Returns the global batch of which each host brings its rows, in order: those that
+    `parallel.row_sharding.own` names."""
     sharding = NamedSharding(mesh, BATCH)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)

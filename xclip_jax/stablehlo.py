@@ -20,6 +20,7 @@ from jax import export as jax_export
 from safetensors.numpy import load_file, save_file
 
 from xclip_jax import frames, library, remote, workdir
+from xclip_jax.parallel import row_sharding
 from xclip_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -159,8 +160,13 @@ def check(out: Path, model: library.Model) -> float:
     for name, arguments in given.items():
         program = jax_export.deserialize(bytearray((out / f"{name}.jax_export").read_bytes()))
         found = program.call(params, *arguments)
-        expected = getattr(model.encoders, name)(model.trained.params, *arguments)._asdict()
-        for field, x in expected.items():
+        verb = getattr(model.encoders, name)
+        expected = row_sharding.compute(
+            lambda *rows, verb=verb: verb(model.trained.params, *rows),
+            model.encoders.mesh,
+            *arguments,
+        )
+        for field, x in expected._asdict().items():
             if x.size:
                 apart = np.abs(np.asarray(found[field], np.float32) - np.asarray(x, np.float32))
                 worst = max(worst, float(apart.max()))

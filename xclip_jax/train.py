@@ -29,6 +29,7 @@ from xclip_jax import (
 )
 from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
+from xclip_jax.parallel import row_sharding
 from xclip_jax.processes import preemption
 from xclip_jax.progress import Reporter
 from xclip_jax.training import padded_batch, random_weights
@@ -145,9 +146,9 @@ def train_and_evaluate(
             batch_size=config.batch_size,
             seed=config.seed,
             first=first,
+            rows=row_sharding.own(padded.size // captions, mesh),
             captions_per_video=captions,
             same_video_negatives=config.data.same_video_negatives,
-            rows=sharding.own_rows(padded.size // captions, mesh),
         )
         plan = protocol.plan(config, data, total=total, epoch=epoch, every=every)
         notes = [padded_batch.describe(padded, mesh.size)]

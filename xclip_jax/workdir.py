@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
+from jax.sharding import Mesh
 
 from xclip_jax import checkpoint, models, protocol, remote, tokenizer
 from xclip_jax.input import Intake
@@ -169,11 +170,18 @@ def finish(workdir: "Path | remote.RemotePath", step: int, metrics: dict[str, fl
         file.write_text(json.dumps({"step": step, "metrics": metrics}) + "\n")
 
 
-def load(workdir: Path | str, which: str = "selected", *, only_text: bool = False) -> Trained:
+def load(
+    workdir: Path | str,
+    which: str = "selected",
+    *,
+    only_text: bool = False,
+    mesh: Mesh | None = None,
+) -> Trained:
     """Returns the model of a run at checkpoint `which`: "last", "best" or a step, or "selected",
     which of the two the run's `select_on` means.
 
     With `only_text` the image tower, more than half of CLIP, is not read: it is zeros.
+    The parameters are whole on every device of the mesh: on those of this process unless given.
     """
     workdir = remote.place(workdir)
     file = workdir / "config.json"
@@ -191,7 +199,7 @@ def load(workdir: Path | str, which: str = "selected", *, only_text: bool = Fals
         which = "last" if config.get("select_on", "last") == "last" else "best"
     metric = config.get("best_metric", checkpoint.BEST)
     without = [("clip", "visual")] if only_text else []
-    params, step = checkpoint.load_params(workdir, which, metric=metric, without=without)
+    params, step = checkpoint.load_params(workdir, which, metric=metric, without=without, mesh=mesh)
     check_shapes(params, abstract, workdir)
     taken = intake(config, sizes)
     if not taken.frame_policy:  # trained on all that was stored: so it is to be evaluated

@@ -57,7 +57,7 @@ def feature_type(trained: Trained) -> type:
 def shapes(trained: Trained, encoders: evaluate.Encoders) -> dict[str, tuple[tuple, str]]:
     """Returns shape and kind of each feature of one video, as `store.create` takes them."""
     intake = trained.intake
-    pixels = (1, intake.max_frames, intake.image_size, intake.image_size, 3)
+    pixels = (encoders.mesh.size, intake.max_frames, intake.image_size, intake.image_size, 3)
     found = jax.eval_shape(
         encoders.video,
         trained.params,

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from xclip_jax import evaluate, flops, models, optimizer, scoring, sharding, train_step, workdir
+from xclip_jax.parallel import row_sharding
 from xclip_jax.plan import collectives, estimate, hlo, traced_flops, traffic
 from xclip_jax.plan.topology import Topology
-from xclip_jax.training import padded_batch, random_weights
+from xclip_jax.training import padded_batch
 
 CLIP_VOCAB = 49408  # entries; the size of a custom model's vocabulary changes little
 EVALUATED = 1000  # texts and videos to score where the shards are not here: MSR-VTT's 1k-A
@@ -46,7 +48,6 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     chips = len(topology.devices)
     _check(config, topology)
     padded = padded_batch.pad(config, chips)
-    notes = [padded_batch.describe(padded, chips), random_weights.find(config)]
     sizes = workdir.model_sizes(config, config.model.vocab_size or CLIP_VOCAB)
     mesh = sharding.make_mesh(config.fsdp, topology.devices)
     graphdef, _ = models.create(config.model.name, **sizes)
@@ -64,7 +65,7 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "padded_size": padded.size,
-        "notes": [note for note in notes if note],
+        "padding": padded_batch.describe(padded, chips),
         "arithmetic": arithmetic,
     }
     step = train_step.make(
@@ -199,19 +200,24 @@ def _model_flops(config, sizes: dict, graphdef, state, batch) -> int:
 
 def _evaluation(config, sizes: dict, graphdef, state, topology: Topology, mesh) -> dict:
     """Returns the facts of the three verbs, called as `evaluate` calls them."""
-    encoders = evaluate.make_encoders(graphdef)
-    params, size = state["params"], config.eval_batch_size
+    encoders = evaluate.make_encoders(graphdef, mesh)
+    params, size = state["params"], row_sharding.padded(config.eval_batch_size, mesh)
     words, frames = sizes["max_words"], sizes["max_frames"]
-    batch = abstract_batch(config, sizes, size, size)
+    spread, whole = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, P())
+    batch = abstract_batch(config, sizes, size, size, spread)
     texts = videos = EVALUATED
     platform = topology.devices[0].platform
     elements = encoders.pair_floats(params, words, frames)
-    rows, columns = scoring.tile_shape(texts, videos, elements, platform)
-    plain = jax.ShapeDtypeStruct
+    rows, columns = scoring.tile_shape(texts, videos, elements, platform, devices=mesh.size)
     text = jax.eval_shape(encoders.text, params, batch["tokens"], batch["token_mask"])
     video = jax.eval_shape(encoders.video, params, batch["video"], batch["frame_mask"])
-    text = jax.tree.map(lambda x: plain((rows, *x.shape[1:]), x.dtype), text)
-    video = jax.tree.map(lambda x: plain((videos, *x.shape[1:]), x.dtype), video)
+
+    def features(tree, count: int, place: NamedSharding):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=place), tree
+        )
+
+    text, video = features(text, rows, spread), features(video, videos, whole)
     traced = {
         "text": encoders.text.trace(params, batch["tokens"], batch["token_mask"]),
         "video": encoders.video.trace(params, batch["video"], batch["frame_mask"]),

@@ -13,7 +13,7 @@ def text(facts: dict) -> str:
     each = facts["padded_size"] / facts["chips"]
     lines = [
         f"{facts['topology']}: {facts['chips']} x {facts['chip']}, mesh {axes}. {NOTE}",
-        *facts["notes"],
+        *filter(None, [facts["padding"]]),
         f"\ntrain step of {facts['batch_size']:,} pairs, {each:g} a chip; all else is of one chip",
         *_program(facts["step"]),
     ]
