@@ -65,7 +65,8 @@ def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
 
     @functools.partial(jit, static_argnames="columns")
     def similarity(params, text, videos, *, columns):
-        return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
+        with jax.default_matmul_precision("highest"):  # whatever the towers are computed in
+            return nnx.merge(graphdef, params).similarity(text, videos, columns=columns)
 
     known = {}
 

@@ -101,7 +101,13 @@ def explain(graphdef, params: dict, text, video) -> Explanation:
 @functools.lru_cache(maxsize=1)
 def _similarity(graphdef):
     """Returns a model's score of texts and videos, compiled once for all that are explained."""
-    return jax.jit(lambda params, *pair: nnx.merge(graphdef, params).similarity(*pair))
+
+    @jax.jit
+    def similarity(params, *pair):
+        with jax.default_matmul_precision("highest"):  # as in evaluation
+            return nnx.merge(graphdef, params).similarity(*pair)
+
+    return similarity
 
 
 def _clip2video(model: CLIP2Video, text, video) -> Explanation:
