@@ -115,7 +115,8 @@ def arithmetic(config) -> str:
     features = f"features {dtype}"
     if products != dtype:
         features += f", multiplied in {products} ({device.device_kind})"
-    if dtype != "float32" and model.head == "tightTransf":
+    crossed = model.head == "tightTransf" or model.get("aggregation") == "transformer"
+    if crossed and dtype != "float32":
         return f"{features}; scores {dtype}, of the cross encoder"
     return f"{features}; scores float32 at the highest precision"
 

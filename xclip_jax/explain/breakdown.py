@@ -93,8 +93,8 @@ def explain(graphdef, params: dict, text, video) -> Explanation:
         float(_similarity(graphdef)(params, *one)[0, 0]),
         1.0,
         {},
-        absent="the cross encoder (head=tightTransf) reads sentence and frames as one sequence: its"
-        " score has no parts, words or frames that could be shown.",
+        absent="the cross encoder (head=tightTransf, or aggregation=transformer) reads text and"
+        " video as one sequence: its score has no parts, words or frames that could be shown.",
     )
 
 
