@@ -40,10 +40,7 @@ def report(benchmark: str, **values) -> None:
 
 def arithmetic(dtype: str, precision: str) -> str:
     """Returns what matrices are multiplied in on this device: float32, bfloat16, tensorfloat32."""
-    platform = jax.devices()[0].platform
-    if dtype != "float32" or platform == "cpu" or precision == "highest":
-        return dtype
-    return "bfloat16" if platform == "tpu" else "tensorfloat32"
+    return chips.arithmetic(jax.devices()[0], dtype, precision)
 
 
 def speed(flops: float, seconds: float, numbers: str) -> dict[str, float | str]:

@@ -90,7 +90,7 @@ def run(args) -> None:
         compile_seconds=round(max(first - second, 0), 2),
         pairs_per_second=round(rows * args.videos / seconds["median"]),
         **measure.speed(
-            flops.similarity(sizes, rows, args.videos),
+            flops.similarity(graphdef, params, jax.tree.map(lambda x: x[:rows], text), video),
             seconds["median"],
             measure.arithmetic("float32", args.precision),
         ),

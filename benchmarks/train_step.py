@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(config, args) -> None:
     """Compiles the step, takes it, and prints what it took."""
     sizes = workdir.model_sizes(config, config.model.vocab_size or VOCAB)
+    shapes = train_step.abstract_batch(config, sizes)
     mesh = sharding.make_mesh(config.fsdp)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=1000).transformation
@@ -80,7 +81,8 @@ def run(config, args) -> None:
     ):
         state, layout = train.initial_state(config, sizes, adam, mesh, checkpointer)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
-        batch = sharding.to_global(random_batch(sizes, args.batch), mesh)
+        operations = flops.train_step(graphdef, state["params"], shapes)
+        batch = sharding.to_global(random_batch(shapes, sizes["vocab_size"]), mesh)
         step = train_step.make(
             graphdef, adam, layout, mesh, seed=config.seed, micro_batch=config.micro_batch
         )
@@ -94,6 +96,7 @@ def run(config, args) -> None:
         raise FloatingPointError(f"the loss became {measured['train/loss']}")
     times = measure.spread(times[1:])
     numbers = measure.arithmetic(args.dtype, args.precision)
+    videos, frames = shapes["video"].shape[:2]
     measure.report(
         "train_step",
         arch=args.arch,
@@ -106,29 +109,31 @@ def run(config, args) -> None:
         parameters=parameters,
         step_seconds=times,
         compile_seconds=round(compile_seconds, 2),
-        frames_per_second=round(args.batch * args.frames / times["median"], 2),
+        frames_per_second=round(videos * frames / times["median"], 2),
         pairs_per_second=round(args.batch / times["median"], 2),
-        **measure.speed(flops.train_step(sizes, args.batch), times["median"], numbers),
+        **measure.speed(operations, times["median"], numbers),
         temporary_gib=round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 3),
         **measure.peak_memory(),
     )
 
 
-def random_batch(sizes: dict, batch: int) -> dict[str, np.ndarray]:
-    """Returns videos without padding and texts of all lengths."""
+def random_batch(shapes: dict, vocab_size: int) -> dict[str, np.ndarray]:
+    """Returns videos without padding and texts of all lengths, in the shapes of a batch."""
     rng = np.random.default_rng(0)
-    frames, side, words = sizes["max_frames"], sizes["image_size"], sizes["max_words"]
-    end = sizes["vocab_size"] - 1
-    lengths = rng.integers(2, words + 1, batch)
+    texts, words = shapes["tokens"].shape
+    lengths = rng.integers(2, words + 1, texts)
     token_mask = np.arange(words) < lengths[:, None]
-    tokens = np.where(token_mask, rng.integers(1, end, (batch, words)), 0)
-    tokens[np.arange(batch), lengths - 1] = end
-    return {
-        "video": rng.integers(0, 256, (batch, frames, side, side, 3), np.uint8),
-        "frame_mask": np.ones((batch, frames), bool),
+    tokens = np.where(token_mask, rng.integers(1, vocab_size - 1, (texts, words)), 0)
+    tokens[np.arange(texts), lengths - 1] = vocab_size - 1
+    batch = {
+        "video": rng.integers(0, 256, shapes["video"].shape, np.uint8),
+        "frame_mask": np.ones(shapes["frame_mask"].shape, bool),
         "tokens": tokens.astype(np.int32),
         "token_mask": token_mask,
     }
+    if "video_ids" in shapes:
+        batch["video_ids"] = np.arange(len(batch["video"]), dtype=np.int32)
+    return batch
 
 
 if __name__ == "__main__":

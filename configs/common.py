@@ -111,7 +111,8 @@ def _options(model: str) -> dict:
         case "xclip":
             return {
                 "contrasts": ("video_sentence", "video_word", "sentence_frame", "frame_word"),
-                "aggregation": "aosm",  # or mean_mean, mean_max, max_mean, max_max
+                # or mean_mean, mean_max, max_mean, max_max, transformer: the paper's ablations
+                "aggregation": "aosm",
                 "temperature": 0.01,
                 "learned_mixing": True,  # the released code's eight matrices; the paper has none
                 "mask_padding": False,  # True keeps padded words and frames out of every softmax

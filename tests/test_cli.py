@@ -216,7 +216,7 @@ def test_eval_prints_its_protocol_a_table_and_one_json_line(run, tmp_path, capsy
     measured = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
 
     *protocol, line = outputs(capsys, ["eval", "--workdir", run, "--report", page]).splitlines()
-    protocol, table = protocol[:3], protocol[3:]
+    protocol, table = protocol[:4], protocol[4:]
 
     assert protocol == [
         "shapes, split test: 6 videos, 30 captions (5 a video); not official: no published"
@@ -225,6 +225,7 @@ def test_eval_prints_its_protocol_a_table_and_one_json_line(run, tmp_path, capsy
         " protocol has this split",
         "checkpoint: step 6, the last, not chosen by any score; ties: average;"
         " post-processing: none",
+        "arithmetic: features float32; scores float32 at the highest precision",
     ]
     assert [row[:13].strip() for row in table[:3]] == ["", "text to video", "video to text"]
     assert json.loads(line) | {"step": 6} == measured

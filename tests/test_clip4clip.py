@@ -131,8 +131,9 @@ def test_meanp_scores_are_scaled_cosines_with_the_mean_of_valid_unit_frames():
         assert got[t, v] == pytest.approx(expected, abs=1e-4)
 
 
-def pair_score(p: dict, sentence: np.ndarray, frames: np.ndarray) -> float:
-    """SPEC 4.4 for one pair in float64, a token at a time, without the padded frames."""
+def pair_score(p: dict, tokens: list[np.ndarray], places: list[int]) -> float:
+    """SPEC 4.4 for one pair in float64, a token at a time: those that are not padding, and their
+    places in the sequence."""
 
     def norm(x, scale, bias):
         return (x - x.mean()) / np.sqrt(x.var() + 1e-12) * scale + bias
@@ -140,8 +141,9 @@ def pair_score(p: dict, sentence: np.ndarray, frames: np.ndarray) -> float:
     def quick_gelu(x):
         return x / (1 + np.exp(-1.702 * x))
 
-    x = np.stack([sentence, *frames]) + p["cross"]["position_embeddings"][: 1 + len(frames)]
-    for i in range(SIZES["temporal_layers"]):
+    x = np.stack(tokens) + p["cross"]["position_embeddings"][places]
+    width = x.shape[1]
+    for i in range(len(p["cross"]["transformer"]["blocks"]["ln_1"]["scale"])):
         b = jax.tree.map(lambda leaf, i=i: leaf[i], p["cross"]["transformer"]["blocks"])
 
         def linear(name, h, b=b):
@@ -151,7 +153,7 @@ def pair_score(p: dict, sentence: np.ndarray, frames: np.ndarray) -> float:
             np.stack([linear("in_proj", norm(token, **b["ln_1"])) for token in x]), 3, axis=1
         )
         attended = np.zeros_like(x)
-        for head in range(WIDTH // 64):
+        for head in range(width // 64):
             on = slice(64 * head, 64 * head + 64)
             for t in range(len(x)):
                 weights = np.exp(k[:, on] @ q[t, on] / 8)
@@ -173,7 +175,8 @@ def test_the_cross_encoder_matches_loops_over_pairs_and_tokens():
 
     for t, v in np.ndindex(TEXTS, VIDEOS):
         frames = np.asarray(video.frames[v], np.float64)[np.asarray(video.mask[v])]
-        expected = pair_score(p, np.asarray(text.sentence[t], np.float64), frames)
+        tokens = [np.asarray(text.sentence[t], np.float64), *frames]
+        expected = pair_score(p, tokens, list(range(len(tokens))))
         assert got[t, v] == pytest.approx(expected, abs=1e-4)
 
 

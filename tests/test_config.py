@@ -125,7 +125,7 @@ def test_a_config_that_is_not_there_is_refused_with_those_that_are():
         ("batch_size=12", 12),
         ("epochs=3", 3.0),
         ("epochs=1e-1", 0.1),
-        ("seed=-1", -1),
+        ("seed=7", 7),
         ("data.dir=a=b c", "a=b c"),
         ("data.vocab=", ""),
         ("data.frame_jitter=True", True),
@@ -158,7 +158,13 @@ def test_overrides_may_be_several_and_the_last_wins():
         ("optimiser.name=adamw", r"did you mean --config.optimizer.name\?"),
         ("data.dir.x=3", r"--config.data.dir.x: the config has no such key"),
         ("qqq=3", r"--config.qqq: the config has no such key$"),
-        ("model=3", r"--config.model: the config has no such key"),
+        ("model=3", r"--config.model: the config has no such key; it is a group of activation, "),
+        (
+            "optimizer.lr=1",
+            r"no such key; config.optimizer has clip_multiplier, encoder_gradient_scale, ",
+        ),
+        ("optimizer.learning_rat=1", r"did you mean --config.optimizer.learning_rate\?"),
+        ("data.batch_size=3", r"did you mean --config.batch_size\?"),
         ("batch_size=abc", r"--config.batch_size=abc: expected a value of type int, like 64"),
         ("batch_size=1.5", r"--config.batch_size=1.5: expected a value of type int"),
         ("batch_size=True", r"expected a value of type int"),
@@ -182,6 +188,44 @@ def test_counts_that_are_not_above_zero_are_refused_together():
     assert str(error.value) == (
         "config.epochs=0.0, config.batch_size=0, config.data.max_frames=-1: expected more than 0."
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=-1", "0 to 9223372036854775807"),
+        ("micro_batch=-4", "0 or more"),
+        ("optimizer.learning_rate=-1.0", "0 or more"),
+        ("optimizer.clip_multiplier=-1.0", "0 or more"),
+        ("optimizer.weight_decay=-5.0", "0 or more"),
+        ("optimizer.encoder_gradient_scale=-0.25", "0 or more"),
+        ("optimizer.warmup_fraction=2.0", "0 to 1"),
+        ("optimizer.warmup_fraction=-0.1", "0 to 1"),
+        ("optimizer.freeze_layers=99", "-1 to 2"),  # the model has two layers a tower
+        ("optimizer.freeze_layers=-2", "-1 or more"),
+    ],
+)
+def test_a_number_that_no_run_can_have_is_refused_by_its_key(override, expected):
+    with pytest.raises(ValueError) as error:
+        overridden(override)
+
+    assert str(error.value) == f"config.{override}: expected {expected}."
+
+
+@pytest.mark.parametrize(("arch", "most"), [("vit_b16", 12), ("vit_l14", 24)])
+def test_no_more_layers_can_be_frozen_than_the_towers_have(arch, most):
+    config_loader.load(f"msrvtt:arch={arch}", [f"--config.optimizer.freeze_layers={most}"])
+
+    with pytest.raises(ValueError, match=f"freeze_layers={most + 1}: expected -1 to {most}"):
+        config_loader.load(f"msrvtt:arch={arch}", [f"--config.optimizer.freeze_layers={most + 1}"])
+
+
+def test_ranges_have_their_ends():
+    ends = ("seed=0", "micro_batch=0", "optimizer.learning_rate=0", "optimizer.warmup_fraction=1")
+
+    config = overridden(*ends, "optimizer.clip_multiplier=0", "optimizer.freeze_layers=-1")
+
+    assert config.optimizer.warmup_fraction == 1
 
 
 def test_parts_of_a_batch_are_refused_where_a_video_depends_on_the_others():

@@ -10,7 +10,7 @@ import tiny
 from flax import nnx
 from jax.sharding import AxisType
 
-from xclip_jax import gradient_cache, models, sharding
+from xclip_jax import gradient_cache, models, parameter_groups, sharding
 from xclip_jax.models import similarity
 
 BATCH = 24
@@ -119,6 +119,29 @@ def test_devices_change_nothing(fsdp):
 
     assert np.isclose(found_loss, expected_loss, rtol=1e-6, atol=0)
     assert_close(found, expected, 3e-5)
+
+
+def test_float16_gradients_are_rounded_once_however_many_parts_there_are():
+    """Against the float32 gradient of the same weights, as a vector: float16 has 11 bits, so one
+    rounding is 2^-12 of a number on average, and numbers near its smallest add a little."""
+    graphdef, params = tiny.create(temperature=1.0)[0], tiny.params(temperature=1.0)
+    stored = parameter_groups.halve(params)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), stored)
+
+    _, expected = gradients(graphdef, wide, micro_batch=0, devices=1)
+    _, found = gradients(graphdef, stored, micro_batch=1, devices=1)
+
+    halves = [
+        (np.float32(one), other)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+        if one.dtype == np.float16
+    ]
+    assert len(halves) > 10
+    apart, length = (
+        np.linalg.norm(np.concatenate([np.ravel(x) for x in parts]))
+        for parts in ([one - other for one, other in halves], [other for _, other in halves])
+    )
+    assert apart < 2.5e-4 * length
 
 
 def test_gradients_of_micro_batches_on_their_own_are_something_else():

@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import sharding
-from xclip_jax.plan import collectives, hlo, traced_flops, traffic
+from xclip_jax import flops, sharding
+from xclip_jax.plan import collectives, hlo, traffic
 
 LOOP = """HloModule jit_step, is_scheduled=true
 
@@ -233,7 +233,7 @@ def test_a_compiled_programs_collectives_are_those_that_arithmetic_gives(compile
 def test_operations_are_counted_through_loops(compiled):
     traced, _, _ = compiled
 
-    assert traced_flops.count(traced.jaxpr) == 5 * 2 * (2 * 16 * 24 * 24)
+    assert flops.count(traced.jaxpr) == 5 * 2 * (2 * 16 * 24 * 24)
 
 
 def test_operations_of_a_fori_loop_a_branch_and_a_convolution_are_counted():
@@ -247,6 +247,6 @@ def test_operations_of_a_fori_loop_a_branch_and_a_convolution_are_counted():
 
     arrays = [np.zeros(s, np.float32) for s in ((5, 5), (1, 6, 4, 3), (2, 2, 3, 7))]
 
-    counted = traced_flops.count(jax.jit(step).trace(*arrays).jaxpr)
+    counted = flops.count(jax.jit(step).trace(*arrays).jaxpr)
 
     assert counted == 4 * (2 * 5**3) + 2 * (3 * 2 * 7) * (2 * 2 * 3)

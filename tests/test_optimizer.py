@@ -89,6 +89,21 @@ def test_the_schedule_warms_up_and_then_follows_a_cosine_from_zero(progress, fac
     assert float(rate) == pytest.approx(3 * factor, abs=3e-5)
 
 
+@pytest.mark.parametrize("name", ["bertadam", "adamw"])
+def test_without_a_warm_up_the_cosine_begins_at_the_whole_rate(name):
+    rate = create(name, total_steps=200, learning_rate=3.0, warmup_fraction=0.0).learning_rate
+
+    for step in (0, 1, 50, 199):
+        cosine = (1 + np.cos(np.pi * step / 200)) / 2
+        assert float(rate(step)) == pytest.approx(3 * cosine, abs=1e-5)
+    [after] = follow(
+        create(name, warmup_fraction=0.0, weight_decay=0.0).transformation,
+        {"p": jnp.float32(2)},
+        [{"p": jnp.float32(0.5)}],
+    )
+    assert abs(float(after["p"]) - 2) > 1e-3  # the first update is one
+
+
 def bertadam_by_name(params, gradients, *, multiplier, freeze_layers) -> dict[str, np.ndarray]:
     """SPEC 8 in float64, a loop over the references' own tensors."""
     params = {name: np.array(value, np.float64) for name, value in params.items()}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from xclip_jax import cli, config_loader, flops, models, sharding, workdir
+from xclip_jax import cli, config_loader, flops, models, sharding, train_step, workdir
 from xclip_jax.plan import compiled, estimate, report, topology
 
 TINY = [
@@ -99,9 +99,13 @@ def test_the_gradients_are_summed_over_all_devices(facts):
 
 def test_operations_are_the_models_and_those_that_are_traced(facts):
     config = config_loader.load("shapes", TINY)
+    config.batch_size = 24
     sizes = workdir.model_sizes(config, 300)
+    batch = train_step.abstract_batch(config, sizes)
 
-    assert facts["step"]["flops"] == flops.train_step(sizes, 24) / 8
+    counted = flops.train_step(*models.create("xclip", **sizes), batch)
+
+    assert facts["step"]["flops"] == counted / 8
     # Attention is computed again on the way back; of this tiny model that is a good part.
     assert 1 < facts["step"]["executed_flops"] / facts["step"]["flops"] < 1.6
 

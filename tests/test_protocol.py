@@ -117,25 +117,111 @@ def test_a_run_is_official_only_where_all_of_both_splits_is_there(
     publish(folder, train=train_split, test=test_split)
     data = protocol.open_data(config_of(tiny_config, data__dir=str(folder)))
 
-    stands_for = protocol.evaluation(
-        data.test, protocol.training(data), step=6, chosen="the last", ties="reference"
-    )
+    stands_for = evaluated(data.test, protocol.training(data))
 
-    assert stands_for["official"] is official
+    assert stands_for["official"] is official and stands_for["videos_trained_on"] == 0
     text = protocol.lines(stands_for)
     assert says in text.splitlines()[0]
     assert text.startswith("shapes, split test: 6 videos, 30 captions")
-    assert text.endswith("step 6, the last; ties: reference; post-processing: none")
+    assert "step 6, the last; ties: reference; post-processing: none\n" in text
+    assert text.endswith("\narithmetic: in head")
 
 
-def test_weights_from_elsewhere_are_official_on_a_whole_split(folder):
-    publish(folder, test=([6, 30], True))
-
-    stands_for = protocol.evaluation(
-        Shards(folder, "test"), {}, step=0, chosen="the last", ties="average"
+def evaluated(shards, trained_on: dict) -> dict:
+    return protocol.evaluation(
+        shards, trained_on, step=6, chosen="the last", ties="reference", arithmetic="in head"
     )
 
-    assert stands_for["official"] and "trained on" not in protocol.lines(stands_for)
+
+def test_of_weights_from_elsewhere_it_is_not_known_what_was_trained_on(folder):
+    publish(folder, test=([6, 30], True))
+
+    stands_for = evaluated(Shards(folder, "test"), {})
+
+    assert stands_for["official"] is None and stands_for["videos_trained_on"] is None
+    text = protocol.lines(stands_for)
+    assert "; official only if none of its videos was trained on, which is not known\n" in text
+    assert "\ntrained on videos that are not known\n" in text
+
+
+@pytest.mark.parametrize("kept", [23, 17])
+def test_a_split_whose_videos_were_trained_on_is_not_official(folder, tiny_config, kept):
+    """As MSR-VTT's test_full after train_9k: both whole, one in the other."""
+    publish(folder, train=([24, 120], True), test=([6, 30], True))
+    everything = Shards(folder, "train")
+    held_out = holdout.Part(everything, np.arange(kept, 24), "held out")
+    data = protocol.Data(
+        holdout.Part(everything, np.arange(kept), "train"), held_out, everything, None
+    )
+
+    trained_on = json.loads(json.dumps(protocol.training(data)))  # as config.json keeps it
+    stands_for = evaluated(everything, trained_on)
+
+    assert stands_for["official"] is False and stands_for["videos_trained_on"] == kept
+    assert not any("video_ids" in part for part in (stands_for, stands_for["trained_on"]))
+    text = protocol.lines(stands_for)
+    assert "; not official: videos of it were trained on\n" in text
+    assert f"\n{kept} of the 24 videos of train are trained on too\n" in text
+    assert evaluated(held_out, trained_on)["videos_trained_on"] == 0
+    assert evaluated(Shards(folder, "test"), trained_on)["official"] is True
+
+
+def test_a_run_on_what_it_is_tested_on_says_so_before_it_starts(folder, tiny_config):
+    config = config_of(tiny_config, data__dir=str(folder), data__train_split="test")
+
+    plan = protocol.plan(config, protocol.open_data(config), total=6, epoch=15, every=15)
+
+    assert "\n            6 of the 6 videos of test are trained on too\n" in plan
+
+
+def test_of_a_run_of_an_earlier_version_the_overlap_is_not_known(folder, tiny_config):
+    publish(folder, train=([24, 120], True), test=([6, 30], True))
+    data = protocol.open_data(config_of(tiny_config, data__dir=str(folder)))
+    trained_on = protocol.training(data)
+    del trained_on["video_ids"]
+
+    assert evaluated(data.test, trained_on)["official"] is None
+    other = trained_on | {"data_set": "another"}
+    assert evaluated(data.test, other)["official"] is True  # whose ids are its own
+
+
+class Device:
+    """What the arithmetic depends on."""
+
+    def __init__(self, platform: str, kind: str, capability: str = ""):
+        self.platform, self.device_kind = platform, kind
+        self.compute_capability = capability
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "precision", "says"),
+    [
+        (Device("cpu", "cpu"), "float32", None, "features float32; scores float32 at the h"),
+        (
+            Device("gpu", "NVIDIA H100 80GB HBM3", "9.0"),
+            *("float32", None, "float32, multiplied in tensorfloat32 (NVIDIA H100 80GB HBM3); s"),
+        ),
+        (Device("gpu", "Tesla T4", "7.5"), "float32", None, "features float32; scores float32"),
+        (Device("gpu", "NVIDIA A100", "8.0"), "float32", "highest", "features float32; scores"),
+        (Device("gpu", "NVIDIA A100", "8.0"), "bfloat16", None, "features bfloat16; scores float"),
+        (Device("tpu", "TPU v5e"), "float32", None, "float32, multiplied in bfloat16 (TPU v5e); s"),
+        (Device("tpu", "TPU v5e"), "float32", "high", "multiplied in bfloat16_3x (TPU v5e); s"),
+    ],
+)
+def test_the_protocol_names_the_arithmetic(
+    tiny_config, monkeypatch, device, dtype, precision, says
+):
+    tiny_config.model.dtype = dtype
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+
+    with jax.default_matmul_precision(precision):
+        assert says in protocol.arithmetic(tiny_config)
+
+
+def test_a_cross_encoder_in_bfloat16_has_no_float32_scores(tiny_config):
+    tiny_config.model.dtype, tiny_config.model.head = "bfloat16", "tightTransf"
+
+    assert protocol.arithmetic(tiny_config).endswith("; scores bfloat16, of the cross encoder")
 
 
 def test_a_manifest_that_says_nothing_of_completeness_is_not_official(folder):
@@ -238,6 +324,9 @@ def test_the_result_is_that_of_the_checkpoint_best_on_the_held_out(selected, cap
     assert {name: lines[-1][f"selected/{name}"] for name in scores} == scores
     assert lines[-1]["protocol"]["split"] == "test" and lines[-1]["protocol"]["step"] == best
     assert lines[-1]["protocol"]["trained_on"]["held_out"] == HELD_OUT
+    assert lines[-1]["protocol"]["videos_trained_on"] == 0
+    kept = set(json.loads((folder / "config.json").read_text())["trained_on"]["video_ids"])
+    assert len(kept) == 24 - HELD_OUT
 
 
 def test_an_earlier_checkpoint_that_was_better_gives_the_result(overtrained, capsys):

@@ -16,9 +16,11 @@ def warmup_cosine(progress, warmup: float):
     """Returns BertAdam's factor at `progress` = k/T: x/warmup, then a cosine over the whole run.
 
     parity: the cosine starts at progress 0, not where the warm-up ends, so the rate drops from 1
-    to 0.976 there; the first update has rate 0 (SPEC 8).
+    to 0.976 there; the first update has rate 0 (SPEC 8). With `warmup` 0 it begins at rate 1.
     """
     cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    if not warmup:
+        return cosine
     return jnp.where(progress < warmup, progress / warmup, cosine)
 
 

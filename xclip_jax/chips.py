@@ -59,3 +59,21 @@ CHIPS = {
 def find(device_kind: str) -> Chip | None:
     """Returns the peaks of a device, or None where the table does not know it."""
     return next((CHIPS[name] for name in CHIPS if device_kind.startswith(name)), None)
+
+
+def arithmetic(device, dtype: str, precision: str | None) -> str:
+    """Returns what a device multiplies matrices of `dtype` in.
+
+    `precision` is jax's matmul precision, which only float32 asks for: by default (None) a GPU
+    takes tensorfloat32, from compute capability 8.0 on, and a TPU bfloat16.
+    """
+    if dtype != "float32" or device.platform not in ("gpu", "tpu"):
+        return dtype
+    if precision in ("highest", "float32"):
+        return "float32"
+    if precision not in (None, "default", "fastest", "bfloat16", "high", "tensorfloat32"):
+        return precision
+    if device.platform == "tpu":
+        return "bfloat16_3x" if precision in ("high", "tensorfloat32") else "bfloat16"
+    generation = getattr(device, "compute_capability", "8.0").partition(".")[0]
+    return "tensorfloat32" if generation.isdigit() and int(generation) >= 8 else "float32"

@@ -101,6 +101,7 @@ def _evaluate(
             step=trained.step,
             chosen=trained.chosen,
             ties=arguments.ties,
+            arithmetic=protocol.arithmetic(trained.config),
             post_processing=dual_softmax.PROTOCOL if arguments.dual_softmax else "none",
         )
         print(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")

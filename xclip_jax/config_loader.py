@@ -2,8 +2,10 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
+import math
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,17 @@ _COUNTS = (
     *("eval_every_steps", "save_every_steps", "report_every_steps", "reference_gpus"),
 )
 _DATA_COUNTS = ("max_words", "max_frames")
+# Least and most of what may be 0 or has an end; freeze_layers ends with the model's towers.
+_RANGES = {
+    "seed": (0, 2**63 - 1),
+    "micro_batch": (0, math.inf),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.clip_multiplier": (0, math.inf),
+    "optimizer.warmup_fraction": (0, 1),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.freeze_layers": (-1, math.inf),
+    "optimizer.encoder_gradient_scale": (0, math.inf),
+}
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -48,7 +61,7 @@ def override(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> Non
         if not equals:
             raise ValueError(f"{word}: expected --config.{key}=VALUE.")
         _override(config, key, text)
-    _check_counts(config)
+    _check(config)
 
 
 def _override(config, key: str, text: str) -> None:
@@ -61,9 +74,9 @@ def _override(config, key: str, text: str) -> None:
         if hasattr(old, "items"):  # a group of keys, not one
             raise KeyError(key)
     except (KeyError, TypeError):
-        close = difflib.get_close_matches(key, _keys(config), n=1)
-        hint = f"; did you mean --config.{close[0]}?" if close else ""
-        raise ValueError(f"--config.{key}: the config has no such key{hint}") from None
+        raise ValueError(
+            f"--config.{key}: the config has no such key{_hint(config, key)}"
+        ) from None
     kind = node.get_type(leaf)
     try:
         if kind is str:
@@ -84,12 +97,51 @@ def _override(config, key: str, text: str) -> None:
         ) from None
 
 
-def _check_counts(config) -> None:
+def _hint(config, key: str) -> str:
+    """Returns which key may have been meant, or else what the group has that was named."""
+    keys = _keys(config)
+    group, _, leaf = key.rpartition(".")
+    inside = [known for known in keys if known.startswith(f"{key}.")]
+    if inside:
+        return f"; it is a group of {', '.join(map(_leaf, inside))}"
+    own = [known for known in keys if known.rpartition(".")[0] == group]
+    for names in ([known for known in keys if _leaf(known) == leaf], own, keys):
+        close = difflib.get_close_matches(leaf, map(_leaf, names), n=1)
+        if meant := [known for known in names if _leaf(known) in close]:
+            best = difflib.get_close_matches(key, meant, n=1, cutoff=0)[0]
+            return f"; did you mean --config.{best}?"
+    return f"; config.{group} has {', '.join(map(_leaf, own))}" if group and own else ""
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _check(config) -> None:
+    """Raises one ValueError for the numbers that no run can have."""
     counts = {f"config.{key}": config[key] for key in _COUNTS}
     counts |= {f"config.data.{key}": config.data[key] for key in _DATA_COUNTS}
     wrong = [f"{key}={value}" for key, value in counts.items() if value is not None and value <= 0]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: expected more than 0.")
+    problems = [f"{', '.join(wrong)}: expected more than 0"] if wrong else []
+    for key, (least, most) in _RANGES.items():
+        value = functools.reduce(lambda node, part: node[part], key.split("."), config)
+        if key == "optimizer.freeze_layers" and value > 0:
+            most = _deepest_tower(config)
+        if not least <= value <= most or value == math.inf:
+            upper = "or more" if most == math.inf else f"to {most}"
+            problems.append(f"config.{key}={value}: expected {least} {upper}")
+    if problems:
+        raise ValueError("; ".join(problems) + ".")
+
+
+def _deepest_tower(config) -> float:
+    """Returns the most layers that one of CLIP's towers has, as far as the config tells."""
+    from xclip_jax.models.clip import ARCHS  # brings jax, which a build does without
+
+    names = ("vision_layers", "text_layers")
+    known = ARCHS.get(config.model.arch, {})
+    layers = [config.model[name] or known.get(name) for name in names]
+    return max(filter(None, layers), default=math.inf)
 
 
 def _keys(config, prefix: str = "") -> list[str]:

@@ -60,10 +60,7 @@ def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
     video = verb(lambda model, *rows: model.encode_video(*rows))
     frames = verb(lambda model, *rows: model.clip.encode_frames(*rows))
     gathered = verb(lambda model, *rows: model.encode_frames(*rows))
-    similarity = verb(
-        lambda model, text, videos, *, columns: model.similarity(text, videos, columns=columns),
-        static_argnames="columns",
-    )
+    similarity = verb(_score, static_argnames="columns")
     known = {}
 
     def pair_floats(params, words: int, count: int) -> int:
@@ -72,6 +69,11 @@ def make_encoders(graphdef, mesh: Mesh | None = None) -> Encoders:
         return known[words, count]
 
     return Encoders(text, video, similarity, pair_floats, frames, gathered, mesh)
+
+
+def _score(model, text, videos, *, columns: int) -> jax.Array:
+    with jax.default_matmul_precision("highest"):  # whatever the towers are computed in
+        return model.similarity(text, videos, columns=columns)
 
 
 def encode_texts(

@@ -27,8 +27,12 @@ def value_and_grad(
       loss: (params, features of the whole batch) -> scalar.
       micro_batch: how many examples, over all devices, are encoded at a time.
 
+    The gradients of parameters that are stored in float16 are summed in float32 and rounded once.
+
     Raises ValueError where the batch has no equal parts of that size on every device.
     """
+    stored = params
+    params = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), stored)
     sizes, devices = {len(x) for x in jax.tree.leaves(batch)}, sharding.devices()
     size = max(sizes)
     least = devices * size // min(sizes)  # a video on each device, with all of its captions
@@ -66,7 +70,8 @@ def value_and_grad(
         _, back = jax.vjp(lambda params: _split(encode(params, part(batch, i)))[0], params)
         return jax.tree.map(jnp.add, grads, back(part(by_feature, i))[0]), None
 
-    return value, jax.lax.scan(add, grads, steps)[0]
+    grads = jax.lax.scan(add, grads, steps)[0]
+    return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, stored)
 
 
 def _split(tree) -> tuple:

@@ -65,7 +65,7 @@ def create(
 
         return Optimizer(bertadam(schedule, **groups), schedule)
     if name == "adamw":
-        warmup = max(1, round(warmup_fraction * total_steps))
+        warmup = max(1, round(warmup_fraction * total_steps)) if warmup_fraction else 0
         end = max(warmup + 1, math.ceil(total_steps))  # a run of one step has no cosine
         schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, end)
         return Optimizer(adamw(schedule, **groups), schedule)

@@ -6,9 +6,10 @@ A number without these cannot be compared, so every evaluation prints and writes
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from xclip_jax import metrics
+from xclip_jax import chips, metrics
 from xclip_jax.holdout import Part, hold_out
 from xclip_jax.records import Shards
 
@@ -79,13 +80,45 @@ def facts(shards: Shards | Part) -> dict:
 
 
 def training(data: Data) -> dict:
-    """Returns the facts of what a run trains and chooses on, for all its later evaluations."""
+    """Returns the facts of what a run trains and chooses on, for all its later evaluations.
+
+    They hold the ids of the videos that are trained on, for `trained_too`.
+    """
     chosen_on = {}
     if data.val:
         tested = np.isin(data.val.video_ids, data.test.video_ids)
         chosen_on = {"val": facts(data.val) | {"videos_tested_on": int(tested.sum())}}
     held_out = len(data.val) if isinstance(data.val, Part) else 0
-    return facts(data.train) | {"held_out": held_out} | chosen_on
+    ids = {"video_ids": data.train.video_ids.tolist()}
+    return facts(data.train) | {"held_out": held_out} | chosen_on | ids
+
+
+def trained_too(shards: Shards | Part, trained_on: dict) -> int | None:
+    """Returns how many videos of a split were trained on, by their ids in a data set of one name.
+
+    None where that is not known: converted weights, and runs of earlier versions on this data set.
+    """
+    if not trained_on:
+        return None
+    if trained_on["data_set"] != shards.manifest["name"]:
+        return 0
+    if "video_ids" not in trained_on:
+        return None
+    return int(np.isin(shards.video_ids, trained_on["video_ids"]).sum())
+
+
+def arithmetic(config) -> str:
+    """Returns in words what an evaluation's features and scores are computed in."""
+    model, device = config.model, jax.devices()[0]
+    dtype = model.get("dtype", "float32")  # runs of earlier versions have none
+    products = chips.arithmetic(device, dtype, jax.config.jax_default_matmul_precision)
+    features = f"features {dtype}"
+    if products != dtype:
+        features += f", multiplied in {products} ({device.device_kind})"
+    crossed = model.head == "tightTransf" or model.get("aggregation") == "transformer"
+    if crossed and dtype != "float32":
+        return f"{features}; scores {dtype}, of the cross encoder"
+    return f"{features}; scores float32 at the highest precision"
 
 
 def evaluation(
@@ -95,21 +128,26 @@ def evaluation(
     step: int,
     chosen: str,
     ties: str,
+    arithmetic: str,
     post_processing: str = "none",
 ) -> dict:
     """Returns all that an evaluation's numbers stand for, for its JSON line and `lines`.
 
-    It is official where the whole split is there, and all of the training split of that data set
-    was; what is not known of the training, as of converted weights, does not count against it.
+    It is official where the whole split is there, all of the training split of that data set was,
+    and none of its videos was trained on. `official` is None where only the last is not known, as
+    `videos_trained_on` then is.
     """
-    split = facts(shards)
+    split, overlap = facts(shards), trained_too(shards, trained_on)
     same = trained_on.get("data_set") == split["data_set"]
+    official = split["complete"] and not (same and not trained_on["complete"]) and not overlap
     return split | {
-        "official": split["complete"] and not (same and not trained_on["complete"]),
-        "trained_on": trained_on,
+        "official": None if official and overlap is None else official,
+        "videos_trained_on": overlap,
+        "trained_on": {name: fact for name, fact in trained_on.items() if name != "video_ids"},
         "step": step,
         "chosen": chosen,
         "ties": ties,
+        "arithmetic": arithmetic,
         "post_processing": post_processing,
     }
 
@@ -132,6 +170,10 @@ def lines(protocol: dict) -> str:
     trained_on = protocol["trained_on"]
     if protocol["official"]:
         standing = "official"
+    elif protocol["official"] is None:
+        standing = "official only if none of its videos was trained on, which is not known"
+    elif protocol["videos_trained_on"]:
+        standing = "not official: videos of it were trained on"
     elif protocol["complete"]:
         standing = "not official: the training split was not complete"
     else:
@@ -140,11 +182,17 @@ def lines(protocol: dict) -> str:
     if trained_on:
         text.append(f"trained on {trained_on['data_set']}, {describe(trained_on)}")
         text += _tested_too(trained_on)
-    text.append(
-        f"checkpoint: step {protocol['step']}, {protocol['chosen']}; ties: {protocol['ties']};"
-        f" post-processing: {protocol['post_processing']}"
+    else:
+        text.append("trained on videos that are not known")
+    text += _trained_too(protocol["videos_trained_on"], protocol)
+    return "\n".join(
+        [
+            *text,
+            f"checkpoint: step {protocol['step']}, {protocol['chosen']}; ties: {protocol['ties']};"
+            f" post-processing: {protocol['post_processing']}",
+            f"arithmetic: {protocol['arithmetic']}",
+        ]
     )
-    return "\n".join(text)
 
 
 def describe(split: dict) -> str:
@@ -156,14 +204,15 @@ def describe(split: dict) -> str:
 def plan(config, data: Data, *, total: int, epoch: int, every: int) -> str:
     """Returns what is about to be trained, evaluated and chosen, for the screen."""
     warmup = math.ceil(round(config.optimizer.warmup_fraction * total, 6))
-    trained_on = training(data)
+    trained_on, tested = training(data), facts(data.test)
     choice = chosen(config, "last" if config.select_on == "last" else "best")
     rows = [
         ("data", f"{trained_on['data_set']} in {config.data.dir}"),
         ("trained on", describe(trained_on)),
         *([("chosen on", describe(trained_on["val"]))] if data.val else []),
         *(("", line) for line in _tested_too(trained_on)),
-        ("tested on", describe(facts(data.test))),
+        ("tested on", describe(tested)),
+        *(("", line) for line in _trained_too(trained_too(data.test, trained_on), tested)),
         (
             "schedule",
             f"{config.batch_size} pairs a step, {epoch:,} steps an epoch, {config.epochs:g} epochs:"
@@ -192,6 +241,12 @@ def _missing(split: dict) -> str:
     held_out = split.get("held_out", 0)
     rest = "" if held_out else f", {split['captions']:,} of {captions:,} captions"
     return f"{split['videos'] + held_out:,} of {videos:,} videos{rest}"
+
+
+def _trained_too(count: int | None, split: dict) -> list[str]:
+    if not count:
+        return []
+    return [f"{count:,} of the {split['videos']:,} videos of {split['split']} are trained on too"]
 
 
 def _tested_too(trained_on: dict) -> list[str]:

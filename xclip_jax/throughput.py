@@ -4,34 +4,35 @@ import math
 
 import jax
 
-from xclip_jax import chips, flops
+from xclip_jax import chips, flops, models, train_step
 
 
 class Rates:
     """Turns steps a second into what can be compared between machines."""
 
     def __init__(self, config, sizes: dict):
-        self.videos = config.batch_size / jax.device_count()
-        self.flops = flops.train_step(sizes, config.batch_size) / jax.device_count()
+        batch, devices = train_step.abstract_batch(config, sizes), jax.device_count()
+        self.videos = batch["video"].shape[0] / devices
         self.peak = _peak(config.model.dtype)
-        # What is counted are the products of X-CLIP with a seqTransf, seqLSTM or meanP head.
-        self.counted = config.model.name == "xclip"
+        if self.peak:
+            model = models.create(config.model.name, **sizes)
+            self.flops = flops.train_step(*model, batch) / devices
 
     def of(self, steps_per_second: float) -> dict[str, float]:
         """Returns videos a second and chip and, where the chip's peak is known, the MFU."""
         rates = {"train/videos_per_second_per_chip": steps_per_second * self.videos}
-        if self.peak and self.counted:
+        if self.peak:
             rates["train/mfu"] = steps_per_second * self.flops / self.peak
         return rates | memory()
 
 
 def _peak(dtype: str) -> float:
-    """Returns the FLOP/s of one device in the arithmetic that jax uses by default, 0 if unknown."""
+    """Returns the FLOP/s of one device in the arithmetic of a run, 0 if unknown."""
     device = jax.devices()[0]
     if not (chip := chips.find(device.device_kind)):
         return 0.0
-    default = {"gpu": "tensorfloat32", "tpu": "bfloat16"}.get(device.platform, dtype)
-    return chip.flops.get(default if dtype == "float32" else dtype, 0.0)
+    precision = jax.config.jax_default_matmul_precision
+    return chip.flops.get(chips.arithmetic(device, dtype, precision), 0.0)
 
 
 def memory() -> dict[str, float]:

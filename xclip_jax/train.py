@@ -107,7 +107,14 @@ def train_and_evaluate(
             progress=progress,
             between=between,
         )
-        stands_for = protocol.evaluation(shards, trained_on, step=step, chosen=chosen, ties=TIES)
+        stands_for = protocol.evaluation(
+            shards,
+            trained_on,
+            step=step,
+            chosen=chosen,
+            ties=TIES,
+            arithmetic=protocol.arithmetic(config),
+        )
         return scores, stands_for
 
     with (

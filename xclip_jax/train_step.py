@@ -47,6 +47,33 @@ def abstract_state(
     return laid_out, layout
 
 
+def abstract_batch(
+    config: ml_collections.ConfigDict, sizes: dict, place=None, *, pairs: int | None = None
+) -> dict:
+    """Returns the shapes of a training batch as `input.train` makes it, laid out as `place` says.
+
+    `pairs` is its size with padding, the config's without unless given. All that counts the work of
+    a step starts from them: `plan`, the progress line, the benchmarks.
+    """
+    frames, words, side = sizes["max_frames"], sizes["max_words"], sizes["image_size"]
+    captions = config.data.captions_per_video
+    texts = pairs or config.batch_size
+    videos = texts // captions
+    encoded = min(config.data.encoded_frames or frames, frames)
+    shapes = {
+        "video": ((videos, encoded, side, side, 3), jnp.uint8),
+        "frame_mask": ((videos, frames), jnp.bool_),
+        "tokens": ((texts, words), jnp.int32),
+        "token_mask": ((texts, words), jnp.bool_),
+    }
+    if captions > 1 or not config.data.same_video_negatives:
+        shapes["video_ids"] = ((videos,), jnp.int32)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
 def make(
     graphdef,
     transformation: optax.GradientTransformation,

@@ -1,6 +1,7 @@
 """What a run's folder holds: config, vocabulary, frame policy and checkpoints travel together.
 
-config.json     the whole config, the frame policy of the shards, what was trained on, the version
+config.json     the whole config, the frame policy of the shards, the version, what was trained on
+                with the ids of its videos
 vocab.*         the vocabulary the model was trained with
 checkpoints/    one folder a step
 metrics.jsonl   one line a report or evaluation
@@ -129,8 +130,8 @@ def write(
     facts = {
         "config": json.loads(config.to_json()),
         "frame_policy": frame_policy,
-        "trained_on": trained_on or {},
         "version": __version__,
+        "trained_on": trained_on or {},  # the last: it holds the id of every video
     }
     if goes_on and file.is_file():
         before = json.loads(file.read_text())

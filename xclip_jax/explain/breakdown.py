@@ -93,15 +93,21 @@ def explain(graphdef, params: dict, text, video) -> Explanation:
         float(_similarity(graphdef)(params, *one)[0, 0]),
         1.0,
         {},
-        absent="the cross encoder (head=tightTransf) reads sentence and frames as one sequence: its"
-        " score has no parts, words or frames that could be shown.",
+        absent="the cross encoder (head=tightTransf, or aggregation=transformer) reads text and"
+        " video as one sequence: its score has no parts, words or frames that could be shown.",
     )
 
 
 @functools.lru_cache(maxsize=1)
 def _similarity(graphdef):
     """Returns a model's score of texts and videos, compiled once for all that are explained."""
-    return jax.jit(lambda params, *pair: nnx.merge(graphdef, params).similarity(*pair))
+
+    @jax.jit
+    def similarity(params, *pair):
+        with jax.default_matmul_precision("highest"):  # as in evaluation
+            return nnx.merge(graphdef, params).similarity(*pair)
+
+    return similarity
 
 
 def _clip2video(model: CLIP2Video, text, video) -> Explanation:

@@ -234,7 +234,8 @@ def _hit(pool, i: int, score: float) -> Hit:
 def _beta(searcher: Searcher) -> float:
     """Returns QB-Norm's inverse temperature for this model's scores, which are scaled cosines."""
     clip = searcher.trained.params["clip"]
-    scaled = searcher.trained.config.model.get("head") != "tightTransf"
+    model = searcher.trained.config.model
+    scaled = model.get("head") != "tightTransf" and model.get("aggregation") != "transformer"
     return qb_norm.BETA / float(np.exp(clip["logit_scale"])) if scaled else qb_norm.BETA
 
 

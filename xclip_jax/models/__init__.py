@@ -15,6 +15,7 @@ from xclip_jax.models.sizes import DTYPES, Sizes, check
 from xclip_jax.models.temporal import HEADS, create_temporal
 from xclip_jax.models.temporal_blocks import DIFFERENCES
 from xclip_jax.models.xclip import XCLIP
+from xclip_jax.models.xclip_transformer import LAYERS, TransformerXCLIP
 
 __all__ = ["ARCHS", "create", "init"]
 
@@ -73,6 +74,18 @@ def _temporal(rngs: nnx.Rngs, sizes: Sizes):
     )
 
 
+def _cross(rngs: nnx.Rngs, sizes: Sizes, *, layers: int) -> CrossEncoder:
+    return CrossEncoder(
+        sizes.embed_dim,
+        positions=sizes.context_length,
+        layers=layers,
+        heads=sizes.embed_dim // 64,
+        dtype=DTYPES[sizes.dtype],
+        remat=sizes.remat,
+        rngs=rngs,
+    )
+
+
 def _xclip(
     rngs: nnx.Rngs,
     sizes: Sizes,
@@ -82,15 +95,26 @@ def _xclip(
     temperature: float = TEMPERATURE,
     learned_mixing: bool = True,
     mask_padding: bool = False,
-) -> XCLIP:
-    contrasts = tuple(contrasts)
+) -> XCLIP | TransformerXCLIP:
+    contrasts, tokens = tuple(contrasts), 2 + sizes.max_words + sizes.max_frames
+    transformer = aggregation == "transformer"
+    known = (*AGGREGATIONS, "transformer")
     options = {
         f"contrasts={contrasts} are not some of {CONTRASTS}": set(contrasts) <= set(CONTRASTS)
         and bool(contrasts),
-        f"aggregation={aggregation!r} is not one of {AGGREGATIONS}": aggregation in AGGREGATIONS,
+        f"aggregation={aggregation!r} is not one of {known}": aggregation in known,
+        f"contrasts={contrasts} beside aggregation='transformer', which reads all features at once:"
+        " leave them as they are": not transformer or contrasts == CONTRASTS,
+        f"aggregation='transformer' reads {tokens} tokens, more than context_length="
+        f"{sizes.context_length}: lower data.max_words or data.max_frames": not transformer
+        or tokens <= sizes.context_length,
         f"temperature={temperature} is not positive": temperature > 0,
     }
     check(sizes, HEADS, options)
+    if transformer:
+        clip, temporal = _clip(rngs, sizes), _temporal(rngs, sizes)
+        cross = _cross(rngs, sizes, layers=LAYERS)
+        return TransformerXCLIP(clip, temporal, cross, rngs=rngs)
     return XCLIP(
         _clip(rngs, sizes),
         _temporal(rngs, sizes),
@@ -120,15 +144,7 @@ def _clip4clip(
     if not tight:
         return CLIP4Clip(_clip(rngs, sizes), _temporal(rngs, sizes))
     clip = _clip(rngs, sizes)
-    cross = CrossEncoder(
-        sizes.embed_dim,
-        positions=sizes.context_length,
-        layers=sizes.temporal_layers,
-        heads=sizes.embed_dim // 64,
-        dtype=DTYPES[sizes.dtype],
-        remat=sizes.remat,
-        rngs=rngs,
-    )
+    cross = _cross(rngs, sizes, layers=sizes.temporal_layers)
     return TightCLIP4Clip(clip, cross, negative_groups=negative_groups, rngs=rngs)
 
 

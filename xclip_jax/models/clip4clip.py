@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from xclip_jax import losses
 from xclip_jax.models.clip import CLIP
-from xclip_jax.models.cross import CrossEncoder, draw_kept
+from xclip_jax.models.cross import CrossEncoder, score_pairs
 from xclip_jax.models.similarity import Text, Video, by_columns
 from xclip_jax.models.temporal import MeanP, SeqLSTM, SeqTransf, normalize, pool
 from xclip_jax.sharding import shard_batch
@@ -166,21 +166,5 @@ class TightCLIP4Clip(nnx.Module):
         keys: Key[Array, " V"] | None = None,
     ) -> Float[Array, "G T V"]:
         """Returns the scores of the texts and videos of each group G; `keys` are dropout's."""
-        groups, texts, width = sentence.shape
-        videos, length = frames.shape[1], 1 + frames.shape[2]
-        pairs = (groups, texts, videos)
-        x = jnp.concatenate(
-            [
-                jnp.broadcast_to(sentence[:, :, None, None], (*pairs, 1, width)),
-                jnp.broadcast_to(frames[:, None], (*pairs, length - 1, width)),
-            ],
-            axis=3,
-        )
-        seen = jnp.pad(mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)
-        seen = jnp.broadcast_to(seen[:, None], (*pairs, length))
-        keep = None
-        if keys is not None:
-            keep = draw_kept(keys, (groups, texts, length, width))
-            keep = jnp.moveaxis(keep, 0, 2).reshape(-1, length, width)
-        pooled = self.cross(x.reshape(-1, length, width), seen.reshape(-1, length), keep)
-        return self.similarity_dense(pooled).reshape(pairs)
+        text, seen = sentence[:, :, None], jnp.ones((*sentence.shape[:2], 1), bool)
+        return score_pairs(self.cross, self.similarity_dense, text, frames, seen, mask, keys)

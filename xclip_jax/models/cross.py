@@ -1,7 +1,7 @@
-"""The cross encoder of tightTransf: one score from a sentence and the frames, read together.
+"""The cross encoder of tightTransf: one score from the tokens of a text and a video, read together.
 
-Nothing of it can be computed ahead for a text or a video alone: every pair is a pass through the
-transformer (SPEC 4.4).
+X-CLIP's ablation without AOSM has it too (`xclip_transformer.py`). Nothing of it can be computed
+ahead for a text or a video alone: every pair is a pass through the transformer (SPEC 4.4).
 """
 
 import jax
@@ -62,6 +62,37 @@ class CrossEncoder(nnx.Module):
         x = self.transformer(x.astype(self.dtype), bias, first=1)[:, 0]
         x = self.dense(self.ln_pool(x)).astype(jnp.float32)
         return x * jax.nn.sigmoid(1.702 * x)
+
+
+def score_pairs(
+    cross: CrossEncoder,
+    dense: nnx.Linear,
+    text: Float[Array, "G T M E"],
+    video: Float[Array, "G V F E"],
+    text_mask: Bool[Array, "G T M"],
+    video_mask: Bool[Array, "G V F"],
+    keys: Key[Array, " V"] | None = None,
+) -> Float[Array, "G T V"]:
+    """Returns the scores of the texts and videos of each group G, `dense` of what is pooled.
+
+    A pair is one sequence: M tokens of the text, then F of the video. `keys` are dropout's, one a
+    video, in training.
+    """
+    groups, texts, first, width = text.shape
+    videos, second = video.shape[1:3]
+    pairs, length = (groups, texts, videos), first + second
+
+    def joined(one, other, *last: int):
+        one = jnp.broadcast_to(one[:, :, None], (*pairs, first, *last))
+        other = jnp.broadcast_to(other[:, None], (*pairs, second, *last))
+        return jnp.concatenate([one, other], axis=3).reshape(-1, length, *last)
+
+    keep = None
+    if keys is not None:
+        keep = draw_kept(keys, (groups, texts, length, width))
+        keep = jnp.moveaxis(keep, 0, 2).reshape(-1, length, width)
+    pooled = cross(joined(text, video, width), joined(text_mask, video_mask), keep)
+    return dense(pooled).reshape(pairs)
 
 
 def draw_kept(keys: Key[Array, " V"], shape: tuple[int, ...]) -> Bool[Array, "V ..."]:

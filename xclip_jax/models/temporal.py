@@ -16,7 +16,8 @@ POSITION_SCALE = 0.7
 def normalize(x: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
     """Returns x / |x|, and zero (with a zero gradient) for a zero vector, never NaN."""
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.where(square > 0, square, jnp.float32(1)))
+    some = square > 0
+    return jnp.where(some, x, 0) * jax.lax.rsqrt(jnp.where(some, square, jnp.float32(1)))
 
 
 def pool(x: Float[Array, "V F E"], mask: Bool[Array, "V F"]) -> Float[Array, "V E"]:

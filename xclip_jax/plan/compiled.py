@@ -8,15 +8,23 @@ import re
 import time
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xclip_jax import evaluate, flops, models, optimizer, scoring, sharding, train_step, workdir
+from xclip_jax import (
+    chips,
+    evaluate,
+    flops,
+    models,
+    optimizer,
+    scoring,
+    sharding,
+    train_step,
+    workdir,
+)
 from xclip_jax.parallel import row_sharding
-from xclip_jax.plan import collectives, estimate, hlo, traced_flops, traffic
+from xclip_jax.plan import collectives, estimate, hlo, traffic
 from xclip_jax.plan.topology import Topology
 from xclip_jax.training import padded_batch
 
@@ -45,27 +53,25 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     They are plain numbers of one chip, ready for JSON; `evaluation` says whether the verbs are
     compiled too.
     """
-    chips = len(topology.devices)
+    count = len(topology.devices)
     _check(config, topology)
-    padded = padded_batch.pad(config, chips)
+    padded = padded_batch.pad(config, count)
     sizes = workdir.model_sizes(config, config.model.vocab_size or CLIP_VOCAB)
     mesh = sharding.make_mesh(config.fsdp, topology.devices)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=1000).transformation
     state, layout = train_step.abstract_state(config, sizes, adam, mesh)
-    captions = config.data.captions_per_video
-    videos = config.batch_size // captions
     place = NamedSharding(mesh, sharding.BATCH)
-    batch = abstract_batch(config, sizes, padded.size, padded.size // captions, place)
+    batch = train_step.abstract_batch(config, sizes, place, pairs=padded.size)
     arithmetic = _arithmetic(config, topology)
     facts = {
         "topology": topology.name,
         "chip": topology.devices[0].device_kind,
-        "chips": chips,
+        "chips": count,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "padded_size": padded.size,
-        "padding": padded_batch.describe(padded, chips),
+        "padding": padded_batch.describe(padded, count),
         "arithmetic": arithmetic,
     }
     step = train_step.make(
@@ -80,43 +86,25 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     with jax.set_mesh(mesh):
         traced = step.trace(state, batch)
         facts["step"] = program_facts(traced, topology, mesh)
-        real = abstract_batch(config, sizes, config.batch_size, videos)
-        facts["step"]["flops"] = _model_flops(config, sizes, graphdef, state, real) / chips
+        real = train_step.abstract_batch(config, sizes)
+        facts["step"]["flops"] = flops.train_step(graphdef, state["params"], real) / count
         if evaluation:
-            facts["evaluation"] = _evaluation(config, sizes, graphdef, state, topology, mesh)
+            size = row_sharding.padded(config.eval_batch_size, mesh)
+            batch = {
+                name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=place)
+                for name, x in batch.items()
+            }
+            facts["evaluation"] = _evaluation(graphdef, state["params"], batch, topology, mesh)
     if topology.chip and "hbm_bytes" in facts["step"]:
+        videos = config.batch_size // config.data.captions_per_video
         facts["estimate"] = estimate.step(facts["step"], videos, topology, arithmetic)
     return facts
-
-
-def abstract_batch(
-    config: ml_collections.ConfigDict, sizes: dict, texts: int, videos: int, place=None
-) -> dict:
-    """Returns the shapes of a batch as the input pipeline makes it, laid out as `place` says."""
-    frames, words, side = sizes["max_frames"], sizes["max_words"], sizes["image_size"]
-    shapes = {
-        "video": ((videos, _encoded(config, sizes), side, side, 3), jnp.uint8),
-        "frame_mask": ((videos, frames), jnp.bool_),
-        "tokens": ((texts, words), jnp.int32),
-        "token_mask": ((texts, words), jnp.bool_),
-    }
-    if config.data.captions_per_video > 1 or not config.data.same_video_negatives:
-        shapes["video_ids"] = ((videos,), jnp.int32)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-        for name, (shape, dtype) in shapes.items()
-    }
-
-
-def _encoded(config, sizes: dict) -> int:
-    """Returns the frames of a video that are encoded one by one."""
-    return min(config.data.encoded_frames or sizes["max_frames"], sizes["max_frames"])
 
 
 def program_facts(traced, topology: Topology, mesh) -> dict:
     """Returns what a traced program takes of one chip, once compiled; `fits` is False, and little
     else is there, where the compiler finds that it does not."""
-    facts: dict = {"executed_flops": traced_flops.count(traced.jaxpr) / len(topology.devices)}
+    facts: dict = {"executed_flops": flops.count(traced.jaxpr) / len(topology.devices)}
     start = time.perf_counter()
     lowered = traced.lower()
     try:
@@ -162,9 +150,15 @@ def _check(config, topology: Topology) -> None:
 
 
 def _arithmetic(config, topology: Topology) -> str:
-    """Returns what matrices are multiplied in: a TPU takes bfloat16 for float32, in one pass."""
-    platform = topology.devices[0].platform
-    return "bfloat16" if platform == "tpu" else config.model.dtype
+    """Returns what matrices are multiplied in; raises ValueError where that has no known peak."""
+    precision = jax.config.jax_default_matmul_precision
+    name = chips.arithmetic(topology.devices[0], config.model.dtype, precision)
+    if topology.chip and name not in topology.chip.flops:
+        raise ValueError(
+            f"--topology {topology.name}: no peak is published for products in {name}, only for"
+            f" {', '.join(topology.chip.flops)}: unset JAX_DEFAULT_MATMUL_PRECISION."
+        )
+    return name
 
 
 def _needed(message: str) -> dict:
@@ -176,35 +170,11 @@ def _needed(message: str) -> dict:
     return {"memory": dict(zip(names, sizes[:2], strict=False)), "message": message[:300]}
 
 
-def _model_flops(config, sizes: dict, graphdef, state, batch) -> int:
-    """Returns the operations of a step that the model asks for, over all chips."""
-    frames, texts = _encoded(config, sizes), config.batch_size
-    videos = batch["frame_mask"].shape[0]
-    if config.model.name == "xclip":
-        way_there = (
-            flops.encode_text(sizes, texts)
-            + flops.encode_video(sizes | {"max_frames": frames}, videos)
-            + flops.similarity(sizes, texts, videos)
-        )
-    else:
-
-        def forward(params, batch):
-            model = nnx.merge(graphdef, params)
-            text = model.encode_text(batch["tokens"], batch["token_mask"])
-            video = model.encode_video(batch["video"], batch["frame_mask"])
-            return model.loss(text, video, jax.random.key(0))
-
-        way_there = traced_flops.count(jax.jit(forward).trace(state["params"], batch).jaxpr)
-    return 3 * way_there - videos * frames * flops.patch_embedding(sizes)
-
-
-def _evaluation(config, sizes: dict, graphdef, state, topology: Topology, mesh) -> dict:
+def _evaluation(graphdef, params, batch: dict, topology: Topology, mesh) -> dict:
     """Returns the facts of the three verbs, called as `evaluate` calls them."""
     encoders = evaluate.make_encoders(graphdef, mesh)
-    params, size = state["params"], row_sharding.padded(config.eval_batch_size, mesh)
-    words, frames = sizes["max_words"], sizes["max_frames"]
     spread, whole = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, P())
-    batch = abstract_batch(config, sizes, size, size, spread)
+    words, frames = batch["tokens"].shape[1], batch["frame_mask"].shape[1]
     texts = videos = EVALUATED
     platform = topology.devices[0].platform
     elements = encoders.pair_floats(params, words, frames)
