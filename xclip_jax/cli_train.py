@@ -7,7 +7,7 @@ import os
 import sys
 
 from xclip_jax import one_line
-from xclip_jax.processes import distributed, supervise
+from xclip_jax.processes import distributed, preemption, supervise
 
 
 def add(command) -> None:
@@ -59,23 +59,22 @@ def run(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> None:
     from xclip_jax import startup  # the clock starts before the other imports
 
-    clock = startup.Clock()
+    clock, notice = startup.Clock(), preemption.Notice()
+    if where is None:
+        notice.listen()
     import jax
 
     from xclip_jax import config_loader, train, transfer
-    from xclip_jax.processes import preemption, watch
+    from xclip_jax.processes import watch
 
     if not os.environ.get("XCLIP_JAX_TRACEBACK"):
         # A save that fails comes with a thousand lines of Orbax's before we can say it in one.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-    notice = preemption.Notice()
-    notice.listen()
     clock.mark("imports")
     timeout = arguments.peer_timeout
     told = {}
     if where is not None:
         distributed.start(where, peer_timeout=timeout)
-        notice.hand_over()
         told = {"moved": watch.Watch(watch.STALLED * timeout).moved}
         clock.mark("joining")
     startup.keep_compilations()
