@@ -48,6 +48,8 @@ MAY_IMPORT = {
     "profiling": set(),
     "startup": set(),
     "lines": {"remote"},
+    "training.divergence": set(),
+    "training.in_flight": set(),
     "plan.traced_flops": set(),
     "plan.hlo": set(),
     "plan.traffic": {"plan.hlo"},

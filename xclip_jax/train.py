@@ -31,6 +31,7 @@ from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.processes import preemption
 from xclip_jax.progress import Reporter
+from xclip_jax.training import divergence, in_flight
 
 TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties` has the others
 
@@ -57,7 +58,8 @@ def train_and_evaluate(
       clock: has the times of what came before.
 
     Raises:
-      FloatingPointError: the loss is not finite; the message names the step.
+      FloatingPointError: loss, gradients or parameters are not finite; the message names the step
+        and the last good checkpoint.
       preemption.Preempted: the run was asked to stop, and has saved.
     """
     folder, clock = remote.place(folder), clock or startup.Clock()
@@ -79,7 +81,10 @@ def train_and_evaluate(
     tensorboard = summary_writer(folder)
     clock.mark("TensorBoard")
     rates = throughput.Rates(config, sizes)
-    reporter = Reporter(folder, config, total, epoch, adam.learning_rate, rates, tensorboard)
+    flight = in_flight.InFlight()
+    reporter = Reporter(
+        folder, config, total, epoch, adam.learning_rate, rates, tensorboard, flight
+    )
     intake = workdir.intake(config, sizes)
     encoders = evaluate.make_encoders(graphdef, mesh)
 
@@ -112,6 +117,7 @@ def train_and_evaluate(
         checkpoint.closing(
             folder, keep=config.keep_checkpoints, metric=config.best_metric
         ) as checkpointer,
+        divergence.explained(checkpointer, config),
     ):
         if jax.process_index() == 0:
             workdir.write(
@@ -134,6 +140,7 @@ def train_and_evaluate(
             mesh,
             seed=config.seed,
             micro_batch=config.micro_batch,
+            skip_nonfinite=config.get("skip_nonfinite_updates", 0) > 0,
         )
         batches = pipeline.train(
             data.train,
@@ -149,7 +156,7 @@ def train_and_evaluate(
         reporter.start(first, state["params"], plan)
 
         def save(step: int, scores: dict[str, float] | None) -> None:
-            reporter.flush(step)  # which stops the run where the loss is not finite
+            reporter.flush(step)  # which stops the run where an update was not finite
             moved(f"saving step {step}")
             latest = checkpointer.latest
             if latest is None or latest.step != step:
@@ -171,16 +178,18 @@ def train_and_evaluate(
                         if step < total
                         else protocol.chosen(config, "last")
                     )
-                    scores, stands_for = scores_of(
-                        state["params"], data.monitored, step=step, chosen=how
-                    )
+                    with divergence.evaluating(step):
+                        scores, stands_for = scores_of(
+                            state["params"], data.monitored, step=step, chosen=how
+                        )
                     reporter.evaluated(step, scores, stands_for)
                 if due or (step > first and step % config.save_every_steps == 0):
                     save(step, scores if due else None)
                 if step == total:
                     break
-                window.at(step)
-                batch = reporter.timed(next, batches)
+                window.at(step, state)
+                batch = flight.next(batches)
+                moved(f"at step {step}, whose batch is read")
                 state, measured = step_once(state, sharding.to_global(batch, mesh))
                 if step == first:
                     jax.block_until_ready(measured)
@@ -207,6 +216,7 @@ def train_and_evaluate(
             raise preemption.Preempted(step) from None
         finally:
             window.close()
+            flight.close()
     if jax.process_index() == 0:
         workdir.finish(folder, total, scores)
     return scores

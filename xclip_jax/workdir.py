@@ -26,6 +26,7 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
     "init.clip",
     "init.resize",
     "keep_checkpoints",
+    "skip_nonfinite_updates",
     "fsdp",
     "micro_batch",
     "model.remat",
