@@ -9,6 +9,9 @@ import sys
 from xclip_jax import one_line
 from xclip_jax.processes import distributed, preemption, supervise
 
+# Modules of Orbax whose errors are those of a save, which we tell ourselves.
+SAVING = {"future", "async_checkpointer", "checkpoint_manager"}
+
 
 def add(command) -> None:
     """Adds the command to the parser by way of cli's `command`."""
@@ -56,6 +59,15 @@ def run(arguments: argparse.Namespace) -> None:
         supervise.run(lambda: _train(arguments, where), one_line.answer)
 
 
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Keeps the warnings of Orbax and Grain, without their tracebacks.
+
+    A save that fails is left out: Orbax raises it too, and its log has a thousand lines.
+    """
+    record.exc_info = None
+    return record.levelno < logging.ERROR or record.module not in SAVING
+
+
 def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> None:
     from xclip_jax import startup  # the clock starts before the other imports
 
@@ -68,8 +80,7 @@ def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> No
     from xclip_jax.processes import watch
 
     if not os.environ.get("XCLIP_JAX_TRACEBACK"):
-        # A save that fails comes with a thousand lines of Orbax's before we can say it in one.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("absl").addFilter(_in_a_line)
     clock.mark("imports")
     timeout = arguments.peer_timeout
     told = {}
