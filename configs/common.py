@@ -28,6 +28,9 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.eval_every_steps = 500
     config.save_every_steps = 500
     config.report_every_steps = 20
+    # Whether XLA is kept to GPU kernels that give the same bits at each run, which are slower. CPUs
+    # have no others.
+    config.deterministic = False
     # Updates in a row that are skipped where loss, gradients or new parameters are not finite; the
     # next one ends the run, with 0 the first.
     config.skip_nonfinite_updates = 0

@@ -82,14 +82,16 @@ def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> No
     if not os.environ.get("XCLIP_JAX_TRACEBACK"):
         logging.getLogger("absl").addFilter(_in_a_line)
     clock.mark("imports")
+    config = config_loader.load(arguments.config, arguments.overrides)
+    if config.get("deterministic", False):
+        startup.compute_the_same_bits()
     timeout = arguments.peer_timeout
     told = {}
     if where is not None:
         distributed.start(where, peer_timeout=timeout)
         told = {"moved": watch.Watch(watch.STALLED * timeout).moved}
         clock.mark("joining")
-    startup.keep_compilations()
-    config = config_loader.load(arguments.config, arguments.overrides)
+    startup.keep_compilations(arguments.workdir)
     if arguments.from_clip:
         config.init.clip = arguments.from_clip
         config.model.activation = config.model.activation or transfer.find_activation(

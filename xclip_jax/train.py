@@ -64,6 +64,7 @@ def train_and_evaluate(
     """
     folder, clock = remote.place(folder), clock or startup.Clock()
     notice = notice or preemption.Notice()
+    startup.check_bits(config)
     data = protocol.open_data(config)
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)

@@ -27,6 +27,7 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
     "init.resize",
     "keep_checkpoints",
     "skip_nonfinite_updates",
+    "deterministic",
     "fsdp",
     "micro_batch",
     "model.remat",
