@@ -28,6 +28,12 @@ def get_config(model: str = "xclip") -> ml_collections.ConfigDict:
     config.eval_every_steps = 500
     config.save_every_steps = 500
     config.report_every_steps = 20
+    # Whether XLA is kept to GPU kernels that give the same bits at each run, which are slower. CPUs
+    # have no others.
+    config.deterministic = False
+    # Updates in a row that are skipped where loss, gradients or new parameters are not finite; the
+    # next one ends the run, with 0 the first.
+    config.skip_nonfinite_updates = 0
     config.keep_checkpoints = 2  # the latest ones; the best by best_metric is kept beside them
     # What "best" means: t2v/r1, v2t/r5, t2v/mean_rank, ...; of ranks the lowest is best.
     config.best_metric = "t2v/r1"

@@ -47,6 +47,8 @@ MAY_IMPORT = {
     "profiling": set(),
     "startup": set(),
     "lines": {"remote"},
+    "training.divergence": set(),
+    "training.in_flight": set(),
     "plan.hlo": set(),
     "plan.traffic": {"plan.hlo"},
     "plan.collectives": {"plan.hlo"},

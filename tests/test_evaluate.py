@@ -211,7 +211,7 @@ def test_each_encoder_is_compiled_once(trained, shapes):
 def test_a_broken_model_is_an_error_that_names_a_row(trained, encoders, shapes):
     broken = jax.tree.map(lambda leaf: leaf * np.float32("nan"), trained.params)
 
-    with pytest.raises(ValueError, match="NaN in row 0 of the scores"):
+    with pytest.raises(FloatingPointError, match="NaN in row 0 of the scores"):
         run_split(trained, encoders, Shards(shapes / "shards", "test"), twins=None, params=broken)
 
 

@@ -47,9 +47,12 @@ cli.main(sys.argv[2:])
 
 
 class Group:
-    """The processes of a run, `devices` each; leaving kills what is left of them."""
+    """The processes of a run, `devices` each; leaving kills what is left of them.
 
-    def __init__(self, config_file, workdir, processes: int, devices: int):
+    One process is joined, with nobody, only where `joined` says so.
+    """
+
+    def __init__(self, config_file, workdir, processes: int, devices: int, joined: bool = False):
         flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -67,10 +70,10 @@ class Group:
             place = (
                 f"--coordinator 127.0.0.1:{port} --processes {processes} --process {i}"
                 f" --peer-timeout {PEER_TIMEOUT}"
-            ).split()
+            ).split() * (joined or processes > 1)
             self.members.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, log, *command, *(place * (processes > 1))],
+                    [sys.executable, "-c", PROGRAM, log, *command, *place],
                     env=os.environ | {"XLA_FLAGS": flags},
                     stdout=subprocess.PIPE if i == 0 else subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -155,6 +158,63 @@ def test_each_process_reads_its_share_of_the_records(whole, processes):
     assert all(STEPS * share <= count <= STEPS * share + AHEAD for count in trained)
 
 
+# How many processes, of how many devices, and whether they are joined.
+STOPPED = {"joined": (1, 1, True), "plain": (1, 1, False), "two": (2, 2, True)}
+
+
+@pytest.mark.parametrize("kind", ["joined"] if KILLS == 1 else STOPPED)
+def test_a_run_that_gets_sigterm_saves_ends_and_goes_on_to_the_same_bits(
+    request, config_file, tmp_path, kind
+):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    if kind == "two":
+        undisturbed = request.getfixturevalue("whole")[2][0]
+    else:  # on one device a joined process has the bits of one that is not
+        with Group(config_file, undisturbed, 1, 1) as group:
+            assert group.end()[0] == [0]
+    with Group(config_file, run, *STOPPED[kind]) as group:
+        group.until(4)
+        group.members[-1].send_signal(signal.SIGTERM)
+        statuses, said, complaints = group.end()
+    [stopped] = re.findall(r"^xclip-jax: preempted at step (\d+); saved; run the", said, re.M)
+    assert set(statuses) == {0} and "xclip-jax" not in "".join(complaints)
+    assert 4 <= int(stopped) < STEPS and not (run / "finished").exists()
+
+    with Group(config_file, run, *STOPPED[kind]) as group:
+        statuses, said, _ = group.end()
+
+    assert set(statuses) == {0} and f"goes on at step {stopped}" in said
+    params, losses, scores = outcome(run)
+    expected_params, expected_losses, expected_scores = outcome(undisturbed)
+    for one, other in zip(params, expected_params, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert losses == expected_losses and scores == expected_scores
+
+
+def test_sigterm_ends_a_process_that_waits_for_the_others_of_its_run(config_file, tmp_path):
+    # They never come, and what says so after minutes must not be waited for.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        coordinator = f"127.0.0.1:{silent.getsockname()[1]}"
+        place = f"--coordinator {coordinator} --processes 2 --process 1 --peer-timeout 4".split()
+        command = f"train --config {config_file} --workdir {tmp_path / 'run'}".split()
+        with subprocess.Popen(
+            [sys.executable, "-m", "xclip_jax", *command, *place],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGTERM)
+            said = process.stdout.read()
+        connection.close()
+
+    assert process.returncode == 0
+    assert said == (
+        "xclip-jax: asked to stop before the processes were joined; run the same command again to"
+        " go on.\n"
+    )
+
+
 @pytest.mark.skipif(KILLS == 1, reason="takes a minute: set XCLIP_JAX_KILLS=5")
 def test_a_run_that_is_asked_to_stop_and_then_loses_a_process_ends_with_the_same_bits(
     whole, config_file, tmp_path
@@ -197,11 +257,9 @@ from xclip_jax.processes import distributed, watch
 port, process = sys.argv[1:]
 distributed.start(distributed.Place(f"127.0.0.1:{port}", 2, int(process)), peer_timeout=20)
 watching = watch.Watch(timeout=3)
-ticks = threading.Event()
-while process == "0":  # the other one never gets on
+if process == "0":  # the other one never gets on
     watching.moved("at step 7")
-    ticks.wait(0.1)
-ticks.wait()
+threading.Event().wait()
 """
 
 

@@ -54,7 +54,7 @@ def test_a_finished_run_is_only_evaluated_again(run, capsys):
         np.testing.assert_array_equal(one, other)
 
 
-def batches_and_step(config, devices: int, fsdp: int):
+def batches_and_step(config, devices: int, fsdp: int, **options):
     """Returns what a step needs, laid out on the first `devices` devices."""
     words = tokenizer.load(tokenizer.find_vocab(beside=config.data.dir))
     sizes = workdir.model_sizes(config, words.vocab_size)
@@ -77,7 +77,7 @@ def batches_and_step(config, devices: int, fsdp: int):
         seed=0,
         first=0,
     )
-    step = train_step.make(graphdef, adam, layout, mesh, seed=config.seed)
+    step = train_step.make(graphdef, adam, layout, mesh, seed=config.seed, **options)
     return jax.device_put(state, layout), batches, step, mesh
 
 
@@ -101,16 +101,6 @@ def test_one_and_eight_devices_agree_and_the_step_compiles_once(tiny_config):
             _, keys, _ = np.split(np.arange(value.shape[-1]), 3)
             value[..., keys] = other[..., keys] = 0
         np.testing.assert_allclose(value, other, atol=1e-5, err_msg=jax.tree_util.keystr(path))
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tiny_config, tmp_path):
-    tiny_config.optimizer.learning_rate = 1e30
-
-    with pytest.raises(FloatingPointError, match="the loss became nan at step"):
-        train.train_and_evaluate(tiny_config, tmp_path)
-
-    params, _ = leaves(tmp_path) if any((tmp_path / "checkpoints").iterdir()) else ([], 0)
-    assert all(np.isfinite(leaf).all() for leaf in params)
 
 
 def test_more_pairs_a_batch_than_there_are_is_an_error(tiny_config, tmp_path):

@@ -7,7 +7,10 @@ import os
 import sys
 
 from xclip_jax import cli_processes
-from xclip_jax.processes import distributed
+from xclip_jax.processes import distributed, preemption
+
+# Modules of Orbax whose errors are those of a save, which we tell ourselves.
+SAVING = {"future", "async_checkpointer", "checkpoint_manager"}
 
 
 def add(command) -> None:
@@ -35,30 +38,39 @@ def run(arguments: argparse.Namespace) -> None:
     cli_processes.run(arguments, lambda where: _train(arguments, where))
 
 
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Keeps the warnings of Orbax and Grain, without their tracebacks.
+
+    A save that fails is left out: Orbax raises it too, and its log has a thousand lines.
+    """
+    record.exc_info = None
+    return record.levelno < logging.ERROR or record.module not in SAVING
+
+
 def _train(arguments: argparse.Namespace, where: distributed.Place | None) -> None:
     from xclip_jax import startup  # the clock starts before the other imports
 
-    clock = startup.Clock()
+    clock, notice = startup.Clock(), preemption.Notice()
+    if where is None:
+        notice.listen()
     import jax
 
     from xclip_jax import config_loader, train, transfer
-    from xclip_jax.processes import preemption, watch
+    from xclip_jax.processes import watch
 
     if not os.environ.get("XCLIP_JAX_TRACEBACK"):
-        # A save that fails comes with a thousand lines of Orbax's before we can say it in one.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-    notice = preemption.Notice()
-    notice.listen()
+        logging.getLogger("absl").addFilter(_in_a_line)
     clock.mark("imports")
+    config = config_loader.load(arguments.config, arguments.overrides)
+    if config.get("deterministic", False):
+        startup.compute_the_same_bits()
     timeout = arguments.peer_timeout
     told = {}
     if where is not None:
         distributed.start(where, peer_timeout=timeout)
-        notice.hand_over()
         told = {"moved": watch.Watch(watch.STALLED * timeout).moved}
         clock.mark("joining")
-    startup.keep_compilations()
-    config = config_loader.load(arguments.config, arguments.overrides)
+    startup.keep_compilations(arguments.workdir)
     if arguments.from_clip:
         config.init.clip = arguments.from_clip
         config.model.activation = config.model.activation or transfer.find_activation(

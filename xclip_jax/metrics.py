@@ -109,7 +109,7 @@ def twin_accuracy(
     texts = np.arange(len(own))
     lead = scores[texts, own] - scores[texts, (own + videos // 2) % videos]
     if np.isnan(lead).any():
-        raise ValueError(f"NaN in row {np.isnan(lead).argmax()} of the scores.")
+        raise FloatingPointError(f"NaN in row {np.isnan(lead).argmax()} of the scores.")
     return float(np.mean(np.where(np.abs(lead) <= tolerance, 0.5, lead > 0)))
 
 
@@ -162,7 +162,7 @@ def _count(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndar
         block = np.ascontiguousarray(scores[start : start + step])
         missing = np.isnan(block.max(axis=1))
         if missing.any():
-            raise ValueError(
+            raise FloatingPointError(
                 f"NaN in row {start + missing.argmax()} of the scores ({missing.sum()} such rows"
                 f" among {len(block)}): the model's output is broken, no rank can be given."
             )

@@ -15,20 +15,22 @@ class Window:
             )
         self.start, self.stop = int(start), int(stop)
 
-    def at(self, step: int) -> None:
+    def at(self, step: int, state) -> None:
         """Starts or ends the trace where `step`, which is about to be done, says so.
 
-        A run that goes on within the window traces what is left of it.
+        A step is dispatched long before it is computed, so both wait for `state`, which is what the
+        step before returns. A run that goes on within the window traces what is left of it.
         """
         if self.start <= step < self.stop and not self.open:
+            jax.block_until_ready(state)
             jax.profiler.start_trace(str(self.folder))
             self.open = True
-        elif step >= self.stop:
+        elif step >= self.stop and self.open:
+            jax.block_until_ready(state)
             self.close()
 
     def close(self) -> None:
-        """Ends the trace, if one is under way, when the devices have done what they were given."""
+        """Ends the trace, if one is under way."""
         if self.open:
-            jax.effects_barrier()
             jax.profiler.stop_trace()
             self.open = False

@@ -8,6 +8,7 @@ import numpy as np
 
 from xclip_jax import metrics, protocol, throughput
 from xclip_jax.lines import Lines
+from xclip_jax.training import divergence
 
 
 class Reporter:
@@ -16,14 +17,16 @@ class Reporter:
     Losses stay on the device until a report is due, so that steps are not held up by fetching them.
     """
 
-    def __init__(self, folder, config, total: int, epoch: int, learning_rate, rates, tensorboard):
+    def __init__(
+        self, folder, config, total: int, epoch: int, learning_rate, rates, tensorboard, flight
+    ):
         self.config, self.total, self.learning_rate = config, total, learning_rate
-        self.epoch, self.rates = epoch, rates
+        self.epoch, self.rates, self.flight = epoch, rates, flight
+        self.guard = divergence.Guard(config.get("skip_nonfinite_updates", 0))
         self.writes = jax.process_index() == 0
         self.lines = Lines(folder / "metrics.jsonl")
         self.tensorboard = tensorboard
         self.pending: list[tuple[int, dict]] = []
-        self.waited = 0.0
         self.losses: list[float] = []  # of the epoch
 
     def start(self, step: int, params, plan: str) -> None:
@@ -42,53 +45,47 @@ class Reporter:
             f" {self.config.batch_size} pairs"
         )
 
-    def timed(self, function, *args):
-        """Calls `function` and counts its time as waiting for data."""
-        start = time.perf_counter()
-        result = function(*args)
-        self.waited += time.perf_counter() - start
-        return result
-
     def add(self, step: int, measured: dict) -> None:
         """Takes the metrics of the step that made update number `step`; reports when due."""
+        self.flight.add(measured)
         self.pending.append((step, measured))
         if step % self.config.report_every_steps == 0 or step == self.total or step == 1:
             self.flush(step)
 
     def flush(self, step: int) -> None:
-        """Reports what is pending; raises FloatingPointError if a loss was not finite."""
+        """Reports what is pending; raises divergence.Diverged where the run cannot go on."""
         if not self.pending:
             return
         steps, measured = zip(*self.pending, strict=True)
         self.pending = []
         measured = jax.device_get(measured)
-        for at, values in zip(steps, measured, strict=True):
-            if not math.isfinite(values["train/loss"]):
-                raise FloatingPointError(
-                    f"the loss became {values['train/loss']} at step {at}; nothing was saved since"
-                    " it was finite. Lower config.optimizer.learning_rate, or look at the clips"
-                    f" of that batch (config.seed={self.config.seed})."
-                )
+        made = [self.guard.passes(at, values) for at, values in zip(steps, measured, strict=True)]
+        skipped = made.count(False)
         seconds = time.perf_counter() - self.since
         rate = (step - self.done) / seconds
-        report = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]} | {
+        columns = {name: [float(values[name]) for values in measured] for name in measured[0]}
+        finite = {name: list(filter(math.isfinite, column)) for name, column in columns.items()}
+        means = {name: float(np.mean(column)) for name, column in finite.items() if column}
+        report = means | {
+            "train/skipped_updates": skipped,
             "train/steps_per_second": rate,
-            "train/data_wait": self.waited / seconds,
+            "train/data_wait": self.flight.waited / seconds,
             "train/learning_rate": float(self.learning_rate(step - 1)),
             **self.rates.of(rate),
         }
         eta = int((self.total - step) / rate)
         clip_rate = report["train/learning_rate"] * self.config.optimizer.clip_multiplier
         self.say(
-            f"step {step}/{self.total}  loss {report['train/loss']:.4f}  {rate:.2f} steps/s"
+            f"step {step}/{self.total}  loss {means.get('train/loss', math.nan):.4f}"
+            f"{f'  skipped {skipped}' if skipped else ''}  {rate:.2f} steps/s"
             f"  ETA {eta // 60}:{eta % 60:02d}  data wait {report['train/data_wait']:.0%}"
             f"  lr {report['train/learning_rate']:.1e} (CLIP {clip_rate:.1e})"
             f"  {throughput.words(report)}"
         )
         self._write(step, report)
-        self.since, self.done, self.waited = time.perf_counter(), step, 0.0
-        for at, values in zip(steps, measured, strict=True):
-            self.losses.append(float(values["train/loss"]))
+        self.since, self.done, self.flight.waited = time.perf_counter(), step, 0.0
+        for at, loss in zip(steps, columns["train/loss"], strict=True):
+            self.losses += [loss] if math.isfinite(loss) else []
             if at % self.epoch == 0:
                 self._epoch_ends(at)
 
@@ -97,7 +94,7 @@ class Reporter:
         now = time.perf_counter()
         number, seconds = step // self.epoch, now - self.epoch_since
         of = f" of its {self.epoch}" if len(self.losses) < self.epoch else ""
-        mean = float(np.mean(self.losses))
+        mean = float(np.mean(self.losses or [math.nan]))
         self.say(
             f"epoch {number}/{self.total / self.epoch:g}  mean loss {mean:.4f} over"
             f" {len(self.losses)}{of} steps  {seconds:.1f} s"
@@ -112,7 +109,7 @@ class Reporter:
         self.say(f"{protocol.lines(stands_for)}\n{metrics.table(scores)}")
         self._write(step, scores, protocol=stands_for)
         self.upload()
-        self.since, self.waited = time.perf_counter(), 0.0
+        self.since, self.flight.waited = time.perf_counter(), 0.0
 
     def selected(self, scores: dict[str, float], stands_for: dict) -> None:
         """Prints and writes the metrics of the checkpoint that was chosen, which need not be the

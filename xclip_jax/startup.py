@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 
 CACHE = "~/.cache/xclip_jax/compilation"
+BUCKETS = ("gs://", "s3://")  # where jax can write
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
 class Clock:
@@ -29,15 +31,39 @@ class Clock:
         return f"start-up {sum(self.parts.values()):.1f} s: {parts}"
 
 
-def keep_compilations() -> None:
+def compute_the_same_bits() -> None:
+    """Keeps XLA to GPU kernels that give the same bits at each run; to be called before jax has
+    its devices. What XLA_FLAGS says of it goes first."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
+
+
+def check_bits(config) -> None:
+    """Raises ValueError where a config asks for the same bits and it is too late for that."""
+    asked = config.get("deterministic", False) and jax.default_backend() == "gpu"
+    if asked and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        raise ValueError(
+            "config.deterministic=True takes effect only before jax has its devices: call"
+            f" startup.compute_the_same_bits() first, or set XLA_FLAGS={DETERMINISTIC}=true."
+        )
+
+
+def keep_compilations(workdir: str = "") -> None:
     """Lets jax keep what it compiles, for the next start of this run or of one like it.
 
-    What JAX_COMPILATION_CACHE_DIR says goes first. On CPUs nothing is kept unless that is set: what
+    That is in the home, or in a `workdir` in a bucket: the homes of a slice go with it. What
+    JAX_COMPILATION_CACHE_DIR says goes first. On CPUs nothing is kept unless that is set: what
     was compiled for one machine may crash another that shares the home, and XLA only warns.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.default_backend() == "cpu":
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(CACHE).expanduser()))
+    folder = str(Path(CACHE).expanduser())
+    if workdir.startswith(BUCKETS):
+        folder = f"{workdir.rstrip('/')}/compilation"
+        # XLA's own cache of what is fastest on a GPU lies beside jax's, and knows no buckets.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def keep_compilations_of_this_cpu() -> None:

@@ -32,7 +32,7 @@ from xclip_jax import tokenizer as tokenizers
 from xclip_jax.parallel import row_sharding
 from xclip_jax.processes import preemption
 from xclip_jax.progress import Reporter
-from xclip_jax.training import padded_batch, random_weights
+from xclip_jax.training import divergence, in_flight, padded_batch, random_weights
 
 TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties` has the others
 
@@ -59,11 +59,13 @@ def train_and_evaluate(
       clock: has the times of what came before.
 
     Raises:
-      FloatingPointError: the loss is not finite; the message names the step.
+      FloatingPointError: loss, gradients or parameters are not finite; the message names the step
+        and the last good checkpoint.
       preemption.Preempted: the run was asked to stop, and has saved.
     """
     folder, clock = remote.place(folder), clock or startup.Clock()
     notice = notice or preemption.Notice()
+    startup.check_bits(config)
     data = protocol.open_data(config)
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)
@@ -82,7 +84,10 @@ def train_and_evaluate(
     tensorboard = summary_writer(folder)
     clock.mark("TensorBoard")
     rates = throughput.Rates(config, sizes)
-    reporter = Reporter(folder, config, total, epoch, adam.learning_rate, rates, tensorboard)
+    flight = in_flight.InFlight()
+    reporter = Reporter(
+        folder, config, total, epoch, adam.learning_rate, rates, tensorboard, flight
+    )
     intake = workdir.intake(config, sizes)
     encoders = evaluate.make_encoders(graphdef, mesh)
 
@@ -122,6 +127,7 @@ def train_and_evaluate(
         checkpoint.closing(
             folder, keep=config.keep_checkpoints, metric=config.best_metric
         ) as checkpointer,
+        divergence.explained(checkpointer, config),
     ):
         if jax.process_index() == 0:
             workdir.write(
@@ -145,6 +151,7 @@ def train_and_evaluate(
             seed=config.seed,
             micro_batch=padded.micro_batch,
             padding=padded.padding,
+            skip_nonfinite=config.get("skip_nonfinite_updates", 0) > 0,
         )
         batches = pipeline.train(
             data.train,
@@ -164,7 +171,7 @@ def train_and_evaluate(
         reporter.start(first, state["params"], "\n".join([plan, *filter(None, notes)]))
 
         def save(step: int, scores: dict[str, float] | None) -> None:
-            reporter.flush(step)  # which stops the run where the loss is not finite
+            reporter.flush(step)  # which stops the run where an update was not finite
             moved(f"saving step {step}")
             latest = checkpointer.latest
             if latest is None or latest.step != step:
@@ -186,16 +193,18 @@ def train_and_evaluate(
                         if step < total
                         else protocol.chosen(config, "last")
                     )
-                    scores, stands_for = scores_of(
-                        state["params"], data.monitored, step=step, chosen=how
-                    )
+                    with divergence.evaluating(step):
+                        scores, stands_for = scores_of(
+                            state["params"], data.monitored, step=step, chosen=how
+                        )
                     reporter.evaluated(step, scores, stands_for)
                 if due or (step > first and step % config.save_every_steps == 0):
                     save(step, scores if due else None)
                 if step == total:
                     break
-                window.at(step)
-                batch = reporter.timed(next, batches)
+                window.at(step, state)
+                batch = flight.next(batches)
+                moved(f"at step {step}, whose batch is read")
                 state, measured = step_once(state, sharding.to_global(batch, mesh))
                 if step == first:
                     jax.block_until_ready(measured)
@@ -222,6 +231,7 @@ def train_and_evaluate(
             raise preemption.Preempted(step) from None
         finally:
             window.close()
+            flight.close()
     if jax.process_index() == 0:
         workdir.finish(folder, total, scores)
     return scores

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from xclip_jax import gradient_cache, losses, models, optimizer, sharding
+from xclip_jax.training import divergence
 
 
 def fresh_state(
@@ -83,12 +84,15 @@ def make(
     seed: int,
     micro_batch: int = 0,
     padding: int = 0,
+    skip_nonfinite: bool = False,
 ):
     """Returns a jitted (state, batch) -> (state, metrics) for the given shardings.
 
     What a model draws in training, dropout, is a function of `seed` and the step alone. With
     `micro_batch` the gradient is that of `gradient_cache`. The last `padding` pairs of a batch are
     blank: they are encoded, for every device does the same, and change neither loss nor gradient.
+    With `skip_nonfinite` an update that is not finite leaves parameters and optimizer as they were,
+    and counts as a step all the same.
     """
     batch_sharding = NamedSharding(mesh, sharding.BATCH)
 
@@ -123,10 +127,18 @@ def make(
             )
         updates, opt_state = transformation.update(grads, state["opt_state"], state["params"])
         params = optimizer.clamp_logit_scale(optax.apply_updates(state["params"], updates))
-        state = {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
-        return state, {
+        measured = {
             "train/loss": loss,
             "train/grad_norm": optax.tree.norm(optax.tree.cast(grads, jnp.float32)),
+            "train/param_norm": optax.tree.norm(optax.tree.cast(params, jnp.float32)),
         }
+        updated = {"params": params, "opt_state": opt_state}
+        if skip_nonfinite:
+            finite = divergence.is_finite(measured)
+            updated = {
+                name: jax.tree.map(lambda new, old: jnp.where(finite, new, old), tree, state[name])
+                for name, tree in updated.items()
+            }
+        return updated | {"step": state["step"] + 1}, measured
 
     return step

@@ -28,6 +28,8 @@ _FREE = {"eval_batch_size", "eval_every_steps", "save_every_steps", "report_ever
     "init.clip",
     "init.resize",
     "keep_checkpoints",
+    "skip_nonfinite_updates",
+    "deterministic",
     "fsdp",
     "micro_batch",
     "model.remat",

@@ -1,13 +1,12 @@
 """Being asked to stop: SIGTERM, which is also how a preempted machine says that it will go.
 
-One process decides by itself. Several have to stop before the same step, for they save together:
-whichever is asked, jax's coordinator agrees with all of them on the next step that none has begun.
+A process of its own decides by itself. Joined processes have to stop before the same step, for they
+save together: whichever is asked, jax's coordinator agrees with all of them on the next step that
+none has begun. That goes for one joined process too: jax's handler has replaced Python's, and only
+jax knows of the signal.
 """
 
 import signal
-
-import jax
-from jax.experimental import multihost_utils
 
 
 class Preempted(Exception):
@@ -30,24 +29,23 @@ class Notice:
         self.asked = 0
 
     def listen(self) -> None:
-        """Takes SIGTERM for a notice from now on."""
+        """Takes SIGTERM for a notice from now on.
+
+        Not for a process that will be joined. Until it is, it has nothing to save, and SIGTERM
+        ends it even where it waits for others; from then on jax listens.
+        """
         signal.signal(signal.SIGTERM, self._take)
 
     def _take(self, *_) -> None:
         self.given = True
 
-    def hand_over(self) -> None:
-        """Tells jax, whose own handler replaces ours when processes are joined, of a notice that
-        came before."""
-        if self.given:
-            signal.raise_signal(signal.SIGTERM)
-
     def reached(self) -> bool:
         """Tells whether to stop here: at the same call in every process."""
+        import jax  # a process listens before this import, which takes seconds
+        from jax.experimental import multihost_utils
+
         self.asked += 1
-        if jax.process_count() == 1:
-            return self.given
-        if not self.given:
+        if not self.given and jax.distributed.is_initialized():
             self.given = multihost_utils.reached_preemption_sync_point(self.asked)
         return self.given
 

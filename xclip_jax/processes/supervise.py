@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from xclip_jax.processes.distributed import GONE, LOST, leave
 
+EARLY = "asked to stop before the processes were joined; run the same command again to go on."
 # The first lines of the page that jax's C++ prints when it learns of a death.
 PAGE = re.compile(
     r"[EFW]\d{4} .*(coordination_service|preemption_sync_manager|\bclient\.h:|distributed service)"
@@ -23,7 +24,8 @@ PAGE = re.compile(
 
 
 def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> None:
-    """Runs `work` in a child process and exits as it does; with 3 where other processes died.
+    """Runs `work` in a child process and exits as it does; with 3 where other processes died, and
+    with 0 where SIGTERM ended it, which it does only before there is anything to save.
 
     `answer` says what an error of the work means and returns the status to exit with.
     """
@@ -50,6 +52,9 @@ def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> Non
             print(f"xclip-jax: {GONE}", file=sys.stderr)
         sys.exit(LOST)
     sys.stderr.write(page)
+    if status == -signal.SIGTERM:  # which jax takes as soon as the processes are joined
+        print(f"xclip-jax: {EARLY}", flush=True)
+        sys.exit(0)
     if status < 0:
         name = signal.Signals(-status).name
         hint = ", often for want of memory" if -status == signal.SIGKILL else ""
