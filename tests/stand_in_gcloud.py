@@ -137,12 +137,12 @@ def gcloud(words: list[str]) -> None:
 def xclip_jax(words: list[str]) -> None:
     """Trains as the n-th word of `runs` says: `wait` for SIGTERM, `finish`, or an exit code.
 
-    With `checkpoints` each run leaves one behind. An evaluation is only written down.
+    With `checkpoints` each run leaves one behind. Any other command is only written down.
     """
     signal.signal(signal.SIGTERM, lambda *_: (print("preempted; saved", flush=True), os._exit(0)))
     home = Path(os.environ["HOME"])
-    if words[0] == "eval":
-        (home / "eval.json").write_text(json.dumps(words))
+    if words[0] != "train":
+        (home / f"{words[0]}.json").write_text(json.dumps(words))
         return
     worker = f"{home.parent.name}-{home.name}"
     turn = len(list((HERE / "runs").glob(f"*-{worker}.json")))
