@@ -5,28 +5,35 @@
 #   ./launch_tpu.sh [--dry-run] COMMAND [ARGUMENTS]
 #
 #   data      copy the shards in SHARDS to the bucket at DATA, the manifest last
-#   create    rent the slice, as TPU_CREATE says; a queued one is there when `status` says READY
+#   create    rent the slice, as TPU_CREATE says; a queued one is there when `status` says READY.
+#             First `xclip-jax plan` checks here that a run with ARGUMENTS fits and has weights
 #   setup     install this clone on all its workers
-#   train     start training on all workers; ARGUMENTS go to `xclip-jax train`, --config.KEY=VALUE say;
-#             the same command again goes on where the run was, in the same WORKDIR
+#   train     start training on all workers; ARGUMENTS go to `xclip-jax train`: --from-clip FILE,
+#             --config.KEY=VALUE. The same command again resumes the run in the same WORKDIR
 #   watch     create, setup and train whenever that is needed, after a preemption for one, until
-#             WORKDIR/finished is there; ARGUMENTS as for train. Interrupting it leaves the run alone.
-#             `./launch_tpu.sh watch && ./launch_tpu.sh delete --yes` pays for nothing afterwards
+#             WORKDIR/finished is there; ARGUMENTS as for train. With --delete it gives the slice back
+#             when the run is finished, refuses its settings or is given up. Interrupting it, or
+#             `stop`, leaves the slice as it is
+#   eval      evaluate the run on all workers; ARGUMENTS go to `xclip-jax eval`: --split test
 #   status    what the slice, the workers and the run are at
 #   logs      the end of a worker's log; --follow stays and shows what comes
 #   stop      let the run save and end (SIGTERM), which ends `watch` too; the slice stays, and costs
 #   delete    give the slice back; asks first, unless --yes. The bucket is not touched
+#   jobset    print a JobSet that trains on GKE, for `kubectl apply -f -`; ARGUMENTS as for train.
+#             It needs IMAGE, and is the way to tpu7x, which `gcloud compute tpus` does not rent
 #
 #   --dry-run prints the commands that would be run, ready to paste, and runs none.
 #
-# Commands reach all workers at once, for which gcloud needs its key in the agent:
+# docs/pods.md lists what must exist first. Commands reach all workers at once, for which gcloud
+# needs its key in the agent:
 #   ssh-add ~/.ssh/google_compute_engine
 #
 # Variables: export them, or write VARIABLE=value before the command.
 : "${TPU_NAME:=xclip}"          # the slice, and the queued resource
 : "${TPU_ZONE:=us-west4-a}"     # where it is
 : "${TPU_PROJECT:=}"            # the project that pays (gcloud's own)
-: "${TPU_TYPE:=v5litepod-16}"   # as gcloud names it: v4-32, v5litepod-64 (v5e), v5p-128, v6e-64
+: "${TPU_TYPE:=v5litepod-16}"   # as Google names it: v4-32, v5litepod-64 (v5e), v5p-128, v6e-64, tpu7x-128
+: "${TPU_TOPOLOGY:=}"           # its shape, 8x8 (the usual one for TPU_TYPE)
 : "${TPU_RUNTIME:=}"            # software of the workers (the one for TPU_TYPE)
 : "${TPU_CREATE:=on-demand}"    # on-demand, spot, queued or queued-spot
 : "${TPU_SLICES:=1}"            # slices of TPU_TYPE in one run; more than 1 have to be queued
@@ -36,6 +43,8 @@
 : "${DATA:=}"                   # where the shards are in the bucket: gs://BUCKET/shards/NAME
 : "${CONFIG:=}"                 # --config of the training: msrvtt:arch=vit_b16
 : "${WORKDIR:=}"                # --workdir of the run: gs://BUCKET/runs/NAME
+: "${PLAN:=check}"              # before renting, check that the run fits; skip: rent unchecked
+: "${ENVIRONMENT:=}"            # variables of the run: LIBTPU_INIT_ARGS='--a --b' KEY=value
 : "${SETUP_COMMAND:=true}"      # run on each worker after installing: xclip-jax download clip:ViT-B/16 --out .
 : "${PYTHON_VERSION:=3.12}"     # of the workers' environment, which uv fetches
 : "${REMOTE:=xclip_jax}"        # folder in the workers' home for environment, log and pid
@@ -43,7 +52,10 @@
 : "${WORKER:=0}"                # worker whose log `logs` shows
 : "${POLL_SECONDS:=60}"         # between two looks of `watch`; after failures up to 32 times as long
 : "${WATCH_TRIES:=20}"          # attempts of `watch` without a new checkpoint before it gives up
+: "${CRASH_TRIES:=3}"          # crashes (exit code 1) without a new checkpoint before it gives up
 : "${STOP_SECONDS:=300}"        # that `stop` waits for the run to save
+: "${IMAGE:=}"                  # of `jobset`: a container image with this package installed
+: "${SERVICE_ACCOUNT:=default}" # of `jobset`: the Kubernetes account that may use the bucket
 : "${GCLOUD:=gcloud}"           # 'gcloud alpha' for SSH_FLAGS=--tunnel-through-iap
 # End of the help.
 
@@ -59,6 +71,7 @@ help() {
 
 die() {
   echo "launch_tpu.sh: $*" >&2
+  [ -z "$SPENT" ] || give_back || true
   exit 1
 }
 
@@ -126,13 +139,20 @@ check_variables() { # COMMAND: all that is wrong, a line each
       "small letters, digits and '-', a letter first"
     is TPU_ZONE "$TPU_ZONE" '^[a-z]+-[a-z]+[0-9]+-[a-z0-9]+$' "a zone: us-west4-a, europe-west4-b"
     is TPU_PROJECT "$TPU_PROJECT" '^([a-z0-9.:-]+)?$' "a project's id"
-    case $TPU_TYPE in
-      v5e[-:]*) echo "TPU_TYPE=$TPU_TYPE: gcloud calls v5e v5litepod; v5litepod-64 has 64 chips" ;;
-      *) is TPU_TYPE "$TPU_TYPE" '^v[0-9]+[a-z]*-[0-9]+$' "a type of gcloud's: v5litepod-64, v5p-128" ;;
+    is TPU_TOPOLOGY "$TPU_TOPOLOGY" '^([0-9]+x[0-9]+(x[0-9]+)?)?$' "chips along each axis: 8x8, 4x4x4"
+    case $1:$TPU_TYPE in
+      jobset:tpu7x-[0-9]*) ;;
+      *:tpu7x-*) echo "TPU_TYPE=$TPU_TYPE: \`gcloud compute tpus\` does not rent it; \`jobset\` trains there" ;;
+      *:v5e[-:]*) echo "TPU_TYPE=$TPU_TYPE: gcloud calls v5e v5litepod; v5litepod-64 has 64 chips" ;;
+      *) is TPU_TYPE "$TPU_TYPE" '^v[0-9]+[a-z]*-[0-9]+$' "a type of Google's: v5litepod-64, v5p-128" ;;
     esac
     is TPU_CREATE "$TPU_CREATE" '^(on-demand|spot|queued|queued-spot)$' \
       "on-demand, spot, queued or queued-spot"
-    for name in TPU_SLICES WATCH_TRIES; do
+    is IMAGE "$IMAGE" '^[a-zA-Z0-9./:@_-]*$' "an image's name: REGISTRY/PROJECT/NAME:TAG"
+    is SERVICE_ACCOUNT "$SERVICE_ACCOUNT" '^[a-z0-9.-]+$' "the name of a Kubernetes service account"
+    is PLAN "$PLAN" '^(check|skip)$' "check or skip"
+    is ENVIRONMENT "$ENVIRONMENT" '^([A-Za-z_][A-Za-z0-9_]*=.*)?$' "NAME=VALUE NAME=VALUE"
+    for name in TPU_SLICES WATCH_TRIES CRASH_TRIES; do
       is $name "$(eval "echo \"\$$name\"")" '^[1-9][0-9]*$' "a number from 1"
     done
     for name in POLL_SECONDS STOP_SECONDS NODE; do
@@ -141,7 +161,7 @@ check_variables() { # COMMAND: all that is wrong, a line each
     is WORKER "$WORKER" '^([0-9]+|all)$' "a number from 0, or all"
     is PYTHON_VERSION "$PYTHON_VERSION" '^3\.(1[1-9]|[2-9][0-9])(\.[0-9]+)?$' "3.11 or newer"
     is REMOTE "$REMOTE" '^[a-zA-Z0-9_.][a-zA-Z0-9_./-]*$' "a folder in the home of the workers"
-    case $TPU_SLICES:$TPU_CREATE in
+    [ "$1" = jobset ] || case $TPU_SLICES:$TPU_CREATE in
       1:* | *[!0-9]*:* | *:queued*) ;;
       *) echo "TPU_SLICES=$TPU_SLICES: only queued resources join slices; set TPU_CREATE=queued" ;;
     esac
@@ -149,10 +169,12 @@ check_variables() { # COMMAND: all that is wrong, a line each
     is WORKDIR "$WORKDIR" '^(gs://[^/]+/.+)?$' \
       "gs://BUCKET/FOLDER: all workers write there, and their disks go with a slice"
     case $1 in
-      train | watch)
+      train | watch | jobset)
         [ "$CONFIG" ] || echo "CONFIG is empty: set it to what --config gets, msrvtt say"
         [ "$WORKDIR" ] || echo "WORKDIR is empty: set it to the run's folder, gs://BUCKET/runs/NAME"
+        [ "$1$IMAGE" != jobset ] || echo "IMAGE is empty: set it to an image with this package; docs/pods.md has a recipe"
         ;;
+      eval) [ "$WORKDIR" ] || echo "WORKDIR is empty: set it to the run's folder, gs://BUCKET/runs/NAME" ;;
       data)
         [ "$DATA" ] || echo "DATA is empty: set it to a folder in a bucket, gs://BUCKET/shards/NAME"
         case $SHARDS in
@@ -185,6 +207,31 @@ derive_names() {
     v6e*) TPU_RUNTIME=v2-alpha-tpuv6e ;;
     *) TPU_RUNTIME=tpu-ubuntu2204-base ;;
   esac
+  number=${TPU_TYPE##*-}
+  case $TPU_TYPE in
+    v5lite* | v6e*) CHIPS=$number AXES=2 ;;
+    *) CHIPS=$((number / 2)) AXES=3 ;; # v4, v5p and tpu7x are named by their cores, two a chip
+  esac
+  [ "$TPU_TOPOLOGY" ] || TPU_TOPOLOGY=$(
+    awk -v chips="$CHIPS" -v axes=$AXES 'BEGIN {
+      a = b = axes == 3 ? 2 : 1; c = 1
+      while (a * b * c < chips) {
+        if (axes == 2) { if (a == b) b *= 2; else a *= 2 }
+        else if (c <= a) c *= 2; else if (b < c) b *= 2; else a *= 2
+      }
+      if (a * b * c == chips) print a "x" b (axes == 3 ? "x" c : "")
+    }'
+  )
+  [ "$TPU_TOPOLOGY" ] || die "TPU_TYPE=$TPU_TYPE has no usual shape of $CHIPS chips: set TPU_TOPOLOGY"
+  case $TPU_TYPE in
+    v5lite*) GENERATION=v5e ACCELERATOR=tpu-v5-lite-podslice ;;
+    v5p*) GENERATION=v5p ACCELERATOR=tpu-v5p-slice ;;
+    v6e*) GENERATION=v6e ACCELERATOR=tpu-v6e-slice ;;
+    tpu7x*) GENERATION=tpu7x ACCELERATOR=tpu7x ;;
+    *) GENERATION=${TPU_TYPE%%-*} ACCELERATOR=tpu-${TPU_TYPE%%-*}-podslice ;;
+  esac
+  PLANNED=$GENERATION:$TPU_TOPOLOGY # as `xclip-jax plan` calls it
+  [ "$TPU_SLICES" = 1 ] || PLANNED=$PLANNED:$TPU_SLICES
   # A number used again after a reboot, or a process that is gone, has another command line.
   ALIVE='grep -qs xclip-jax "/proc/$(cat train.pid 2>/dev/null)/cmdline"'
   # One line a worker, of which `watch` knows the words. A run that has just ended gets the moment
@@ -199,6 +246,32 @@ data() {
   # As a build does it: what looks for shards finds none before all of them are there.
   storage run rsync --recursive '--exclude=(.*/)?manifest\.json$' "$SHARDS" "$DATA" &&
     storage run cp "$SHARDS/manifest.json" "$DATA/manifest.json"
+}
+
+check_plan() { # WORD...: for xclip-jax train; ends here where the run is not worth renting for
+  case $PLAN:$CONFIG in
+    skip:*) return 0 ;;
+    *:)
+      say "CONFIG is empty, so nothing was checked by \`xclip-jax plan\`"
+      return 0
+      ;;
+  esac
+  planner=$HERE/.venv/bin/xclip-jax
+  [ -x "$planner" ] || planner=xclip-jax
+  [ "$DRY_RUN" ] || command -v "$planner" >/dev/null ||
+    die "checking the run first needs xclip-jax here (pip install '.[plan]', Linux on x86_64); PLAN=skip rents unchecked."
+  left=$# takes=
+  while [ "$left" -gt 0 ]; do # of the words those that plan takes too
+    word=$1 left=$((left - 1))
+    shift
+    case $takes:$word in
+      yes:* | :--config.*=* | :--from-clip=*) set -- "$@" "$word" && takes= ;;
+      :--from-clip) set -- "$@" "$word" && takes=yes ;;
+    esac
+  done
+  say "checking that the run fits $PLANNED, here and for minutes, before anything is rented"
+  run "$planner" plan --check --config "$CONFIG" --topology "$PLANNED" "$@" >&3 ||
+    die "nothing was rented: see above what to change; PLAN=skip rents all the same."
 }
 
 create() {
@@ -218,6 +291,75 @@ create() {
         --runtime-version="$TPU_RUNTIME" $SPOT $CREATE_FLAGS
       ;;
   esac
+}
+
+jobset() { # WORD...: for xclip-jax train; prints YAML
+  words=$(quote_all train --distributed --config "$CONFIG" --workdir "$WORKDIR" \
+    ${DATA:+"--config.data.dir=$DATA"} "$@")
+  hosts=$(((CHIPS + 3) / 4))
+  # A shell that is process 1 passes no signal on by itself. What was told to stop, and saved, is no
+  # success: GKE would leave it at that.
+  script="($SETUP_COMMAND) || exit 75
+${ENVIRONMENT:+$ENVIRONMENT }xclip-jax $words &
+trap 'kill -TERM \$!' TERM
+code=0; wait \$! || code=\$?
+while kill -0 \$! 2>/dev/null; do code=0; wait \$! || code=\$?; done
+if [ \$code = 0 ]; then
+  python3 -c 'import fsspec.core, sys; files, path = fsspec.core.url_to_fs(sys.argv[1]); sys.exit(not files.exists(path))' \\
+    $(quote "$WORKDIR/finished") || code=75
+fi
+exit \$code"
+  cat <<END
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: $TPU_NAME
+  annotations:
+    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
+spec:
+  failurePolicy:
+    maxRestarts: $WATCH_TRIES # preemptions, lost processes and crashes count alike
+    restartStrategy: BlockingRecreate
+    rules:
+      - name: settings
+        action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
+  replicatedJobs:
+    - name: slice
+      replicas: $TPU_SLICES
+      template:
+        spec:
+          completionMode: Indexed
+          completions: $hosts
+          parallelism: $hosts
+          backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes: {containerName: xclip, operator: In, values: [2]}
+          template:
+            spec:
+              restartPolicy: Never
+              serviceAccountName: $SERVICE_ACCOUNT
+              hostNetwork: true
+              dnsPolicy: ClusterFirstWithHostNet
+              terminationGracePeriodSeconds: $STOP_SECONDS
+              nodeSelector:
+                cloud.google.com/gke-tpu-accelerator: $ACCELERATOR
+                cloud.google.com/gke-tpu-topology: $TPU_TOPOLOGY
+${SPOT:+                cloud.google.com/gke-spot: \"true\"
+              tolerations:
+                - {key: cloud.google.com/gke-spot, operator: Equal, value: \"true\", effect: NoSchedule\}
+}              containers:
+                - name: xclip
+                  image: $IMAGE
+                  resources:
+                    limits: {google.com/tpu: $((CHIPS / hosts))}
+                  command: [/bin/sh, -c]
+                  args:
+                    - |
+$(printf '%s\n' "$script" | sed 's/^/                      /')
+END
 }
 
 setup() {
@@ -245,10 +387,17 @@ train() { # WORD...: for xclip-jax train
   start="$start; if $ALIVE; then echo \"\$(hostname): already running\"; exit 0; fi"
   # What nohup does, for the shell too that waits to write the exit code down.
   start="$start; rm -f train.pid train.exit train.stopped; (trap '' HUP; date;"
-  start="$start PYTHONUNBUFFERED=1 .venv/bin/xclip-jax $words & echo \$! >train.pid;"
+  start="$start $ENVIRONMENT PYTHONUNBUFFERED=1 .venv/bin/xclip-jax $words & echo \$! >train.pid;"
   start="$start wait \$!; echo \$? >train.exit) >>train.log 2>&1 </dev/null &"
   start="$start until [ -s train.pid ]; do sleep 0.1; done; echo \"\$(hostname): started\""
   on_workers run "$ALL" "$start"
+}
+
+evaluate() { # WORD...: for xclip-jax eval
+  words=$(quote_all eval --distributed --workdir "$WORKDIR" "$@")
+  begin="cd $REMOTE && [ -e setup.done ] || { echo \"\$(hostname): not set up\" >&2; exit 1; }"
+  begin="$begin; if $ALIVE; then echo \"\$(hostname): training; stop it first\" >&2; exit 1; fi"
+  on_workers run "$ALL" "$begin; $ENVIRONMENT .venv/bin/xclip-jax $words"
 }
 
 stop() {
@@ -269,6 +418,19 @@ release() {
     # With --force its slices go too.
     *) tpus run queued-resources delete "$TPU_NAME" --force --quiet ;;
   esac
+}
+
+give_back() { # what `watch --delete` does in the end; a slice that stays costs, so it insists
+  SPENT='' left=5
+  until release; do
+    if slice_state && [ "$STATE" = NOT_FOUND ]; then return 0; fi
+    left=$((left - 1))
+    [ $left -gt 0 ] || {
+      say "$TPU_NAME could not be deleted and may cost on: try \`delete\`"
+      return 1
+    }
+    sleep "$POLL_SECONDS"
+  done
 }
 
 delete() {
@@ -292,7 +454,7 @@ describe() { # FAMILY NAME FIELD: sets STATE; fails where gcloud does for anothe
 }
 
 slice_state() { # sets STATE: READY if all is, else the first state that is not
-  if [ $FAMILY = queued-resources ]; then
+  if [ "$FAMILY" = queued-resources ]; then
     describe queued-resources "$TPU_NAME" state.state || return 1
     case $STATE in ACTIVE | '') ;; *) return 0 ;; esac
   fi
@@ -337,7 +499,8 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
   DID=failed
   is_finished || return 0
   if [ "$FINISHED" = yes ]; then
-    say "$WORKDIR/finished is there: the run is finished. \`delete\` gives the slice back."
+    say "$WORKDIR/finished is there: the run is finished."
+    [ "$DELETE" ] || say "$TPU_NAME, if it is there, stays and costs: \`delete\` gives it back."
     DID=ended
     return 0
   fi
@@ -345,6 +508,9 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
   case $STATE in
     READY) ;;
     NOT_FOUND)
+      SPENT='' # there is nothing to give back yet
+      [ "$checked" ] || check_plan "$@"
+      checked=yes SPENT=$DELETE
       say "there is no $TPU_NAME: creating it"
       if create; then DID=stepped; fi
       return 0
@@ -354,7 +520,10 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
       if release && create; then DID=stepped; fi
       return 0
       ;;
-    STOPPED | HIDDEN) die "$TPU_NAME is $STATE, which someone did: start it, or delete it." ;;
+    STOPPED | HIDDEN)
+      SPENT=''
+      die "$TPU_NAME is $STATE, which someone did: start it, or delete it."
+      ;;
     *)
       say "$TPU_NAME is $STATE: waiting"
       DID=waited
@@ -368,11 +537,15 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
   # What ended before this watch began is no reason to end it: someone wants to go on.
   case $begun$workers in
     *': running'*) DID=waited begun=yes ;; # if only on some, theirs end soon for want of the others
-    yes*': stopped'*) die "the run was stopped by \`stop\`; \`train\` and \`watch\` go on with it." ;;
+    yes*': stopped'*)
+      SPENT=''
+      die "the run was stopped by \`stop\`; \`train\` and \`watch\` go on with it."
+      ;;
     yes*'code 2.'*)
       logs || true
       die "the run refused its settings, as the log above says: nothing to try again."
       ;;
+    yes*'code 1.'*) crashed "$@" ;;
     *': new'*)
       say "setting $TPU_NAME up"
       if setup && train "$@"; then DID=stepped begun=yes; fi
@@ -383,6 +556,19 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
       if train "$@"; then DID=stepped begun=yes; fi
       ;;
   esac
+}
+
+crashed() { # WORD...: starts again after a fault of the program, which seldom heals by itself
+  now=$(storage ask ls "$WORKDIR/checkpoints/") || now=''
+  [ "$now" = "$before" ] || crashes=0
+  before=$now crashes=$((crashes + 1))
+  [ $crashes -lt "$CRASH_TRIES" ] || {
+    logs || true
+    die "the run crashed $crashes times without a new checkpoint; the log above says how."
+  }
+  say "the run crashed on $TPU_NAME ($crashes of $CRASH_TRIES without a new checkpoint): starting it again"
+  printf '%s\n' "$workers"
+  if train "$@"; then DID=stepped; fi
 }
 
 count_try() { # a new checkpoint pays for all attempts before it
@@ -396,13 +582,16 @@ count_try() { # a new checkpoint pays for all attempts before it
 
 watch() { # WORD...: for xclip-jax train
   exec </dev/null # nobody answers gcloud's questions here: it takes their defaults
-  tries=0 begun=
+  tries=0 crashes=0 begun='' checked='' before='' SPENT=$DELETE
   saved=$(storage ask ls "$WORKDIR/checkpoints/") || saved='' # there may be none yet
   while :; do
     watch_once "$@"
     delay=$POLL_SECONDS
     case $DID in
-      ended) return 0 ;;
+      ended)
+        [ -z "$DELETE" ] || give_back
+        return
+        ;;
       stepped) count_try ;;
       failed)
         count_try
@@ -419,7 +608,10 @@ plan_watch() { # what `watch` runs, and when
   is_finished
   slice_state
   on_workers ask "$ALL" "$REPORT"
-  say "where the slice was preempted (only the second where there is none):"
+  say "where there is no slice:"
+  check_plan "$@"
+  create
+  say "where the slice was preempted:"
   release
   create
   say "where the slice is new:"
@@ -428,15 +620,25 @@ plan_watch() { # what `watch` runs, and when
   train "$@"
   say "after each of these, whether the attempts bring checkpoints:"
   storage ask ls "$WORKDIR/checkpoints/"
+  [ -z "$DELETE" ] || {
+    say "when the run is finished or given up:"
+    release
+  }
 }
 
-DRY_RUN='' YES='' FOLLOW='' COMMAND=''
+interrupted() {
+  [ "$COMMAND" != watch ] || say "interrupted: $TPU_NAME, if it is there, stays and costs."
+  exit 130
+}
+
+DRY_RUN='' YES='' FOLLOW='' DELETE='' SPENT='' COMMAND=''
 for word; do
   shift
   case $word in
     --dry-run) DRY_RUN=yes ;;
     --yes) YES=yes ;;
     --follow) FOLLOW=-F ;;
+    --delete) DELETE=yes ;;
     -h | --help)
       help
       exit 0
@@ -447,13 +649,14 @@ for word; do
   esac
 done
 case $COMMAND in
-  data | create | setup | status | logs | stop | delete)
+  data | setup | status | logs | stop | delete)
     [ $# = 0 ] || die "$COMMAND takes no $1; see ./launch_tpu.sh --help"
     ;;
-  train | watch) ;;
+  create | train | watch | eval | jobset) ;;
   '') die "which command? ./launch_tpu.sh --help lists them." ;;
   *) die "there is no command $COMMAND; see ./launch_tpu.sh --help" ;;
 esac
+[ -z "$DELETE" ] || [ "$COMMAND" = watch ] || die "--delete goes with watch; see ./launch_tpu.sh --help"
 check_variables "$COMMAND"
 derive_names
 if [ "$DRY_RUN" ]; then
@@ -461,10 +664,21 @@ if [ "$DRY_RUN" ]; then
   [ "$COMMAND" != watch ] || COMMAND=plan_watch
 else
   exec 3>&2
-  command -v "${GCLOUD%% *}" >/dev/null ||
+  [ "$COMMAND" = jobset ] || command -v "${GCLOUD%% *}" >/dev/null ||
     die "GCLOUD=$GCLOUD: not found; install the Google Cloud CLI, or try --dry-run."
   ERRORS=$(mktemp)
   trap 'rm -f "$ERRORS"' EXIT
-  trap 'exit 130' INT TERM
+  trap interrupted INT TERM
 fi
-"$COMMAND" "$@"
+case $COMMAND in
+  create)
+    check_plan "$@"
+    create
+    ;;
+  jobset)
+    check_plan "$@"
+    jobset "$@"
+    ;;
+  eval) evaluate "$@" ;; # the name is taken in a shell
+  *) "$COMMAND" "$@" ;;
+esac

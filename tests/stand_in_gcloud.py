@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(os.environ["STAND_IN"])
@@ -108,6 +109,9 @@ def gcloud(words: list[str]) -> None:
             create([name])
         if family == "queued-resources":
             (HERE / "waiting").touch()
+    elif verb == "delete" and len(list(HERE.glob("failed-delete-*"))) < play("delete_fails", 0):
+        (HERE / f"failed-delete-{time.time_ns()}").touch()
+        fail("UNAVAILABLE: the service is currently unavailable")
     elif verb == "delete":
         wipe()
         (HERE / "gone").unlink(missing_ok=True)
@@ -133,10 +137,13 @@ def gcloud(words: list[str]) -> None:
 def xclip_jax(words: list[str]) -> None:
     """Trains as the n-th word of `runs` says: `wait` for SIGTERM, `finish`, or an exit code.
 
-    With `checkpoints` each run leaves one behind.
+    With `checkpoints` each run leaves one behind. Any other command is only written down.
     """
     signal.signal(signal.SIGTERM, lambda *_: (print("preempted; saved", flush=True), os._exit(0)))
     home = Path(os.environ["HOME"])
+    if words[0] != "train":
+        (home / f"{words[0]}.json").write_text(json.dumps(words))
+        return
     worker = f"{home.parent.name}-{home.name}"
     turn = len(list((HERE / "runs").glob(f"*-{worker}.json")))
     record = HERE / "runs" / f"{turn:02d}-{worker}.json"

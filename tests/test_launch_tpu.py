@@ -1,5 +1,6 @@
 """launch_tpu.sh against a stand-in for gcloud that records, and plays slices and preemption."""
 
+import json
 import os
 import re
 import signal
@@ -151,6 +152,33 @@ def test_training_needs_a_setup_and_the_setup_installs_this_clone(cloud):
     assert "--python 3.12 .venv" in (home.parent / "python3.log").read_text()
 
 
+def test_variables_reach_the_run_and_the_evaluation_runs_on_every_worker(cloud):
+    cloud.launch("create")
+    cloud.launch("setup")
+    environment = "LIBTPU_INIT_ARGS='--one --two' JAX_COMPILATION_CACHE_DIR=gs://b/cache"
+
+    assert cloud.launch("train", ENVIRONMENT=environment).returncode == 0
+    wait_for(lambda: len(cloud.runs()) == 2)
+
+    for number in range(2):
+        pid = (cloud.worker(number) / "xclip_jax" / "train.pid").read_text().strip()
+        given = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        assert {"LIBTPU_INIT_ARGS=--one --two", "JAX_COMPILATION_CACHE_DIR=gs://b/cache"} <= {
+            *given
+        }
+    busy = cloud.launch("eval", "--split", "test")
+    assert (
+        busy.returncode != 0
+        and len(re.findall("^[^+].*: training; stop it first$", busy.stderr, re.M)) == 2
+    )
+    cloud.launch("stop")
+    assert cloud.launch("eval", "--split", "test", CONFIG="").returncode == 0
+    for number in range(2):
+        words = json.loads((cloud.worker(number) / "eval.json").read_text())
+        expected = ["eval", "--distributed", "--workdir", "gs://b/runs/one", "--split", "test"]
+        assert words == expected
+
+
 def test_delete_asks_unless_told_not_to(cloud):
     cloud.launch("create")
 
@@ -195,6 +223,12 @@ def test_shards_are_copied_with_their_manifest_last(cloud, tmp_path):
         {"WORKDIR": ""},
         {"CONFIG": ""},
         {"DATA": "shards"},
+        {"TPU_TOPOLOGY": "64"},
+        {"TPU_TYPE": "tpu7x-16"},
+        {"TPU_TYPE": "v5p-384"},
+        {"PLAN": "no"},
+        {"ENVIRONMENT": "--flag"},
+        {"SERVICE_ACCOUNT": "an account"},
         {"POLL_SECONDS": "1 minute"},
         {"WATCH_TRIES": "-1"},
         {"PYTHON_VERSION": "3.10"},

@@ -70,7 +70,7 @@ def test_a_run_that_refuses_its_settings_is_started_again_by_another_watch_only(
 
 
 def test_a_run_that_never_gets_to_a_checkpoint_is_given_up(cloud):
-    cloud.play(runs=[1])
+    cloud.play(runs=[3])
 
     watched = cloud.launch("watch", WATCH_TRIES="3")
 
@@ -80,9 +80,9 @@ def test_a_run_that_never_gets_to_a_checkpoint_is_given_up(cloud):
 
 
 def test_checkpoints_pay_for_the_attempts_before_them(cloud):
-    cloud.play(runs=[1, 1, 1, 1, "finish"], checkpoints=True)
+    cloud.play(runs=[1, 3, 1, 3, "finish"], checkpoints=True)
 
-    watched = cloud.launch("watch", WATCH_TRIES="2")
+    watched = cloud.launch("watch", WATCH_TRIES="2", CRASH_TRIES="2")
 
     assert watched.returncode == 0, watched.stderr
     assert cloud.verbs().count("train") == 5
@@ -131,3 +131,67 @@ def test_stopping_the_run_ends_the_watch_and_another_watch_goes_on(cloud):
     assert "stopped by `stop`" in said
     assert cloud.launch("watch").returncode == 0
     assert cloud.verbs() == ["create", "install", "train", "stop", "train"]
+
+
+def test_a_run_that_crashes_is_given_up_long_before_one_that_loses_processes(cloud):
+    cloud.play(runs=[1])
+
+    watched = cloud.launch("watch")
+
+    assert watched.returncode == 1
+    assert "the run crashed 3 times without a new checkpoint" in watched.stderr
+    assert watched.stdout.endswith("training\n")  # the log
+    assert cloud.verbs() == ["create", "install", "train", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "variables", "status"),
+    [
+        (["finish"], {}, 0),
+        ([3, "finish"], {"TPU_CREATE": "queued-spot"}, 0),
+        ([2], {}, 1),
+        ([1], {"CRASH_TRIES": "1"}, 1),
+        ([3], {"WATCH_TRIES": "2"}, 1),
+    ],
+    ids=["finished", "lost and finished", "settings", "crashed", "given up"],
+)
+def test_a_watch_that_deletes_gives_the_slice_back_once_nobody_trains_on_it(
+    cloud, runs, variables, status
+):
+    cloud.play(runs=runs, delete_fails=2)
+    plan = cloud.launch("--dry-run", "watch", "--delete", **variables)
+
+    watched = cloud.launch("watch", "--delete", **variables)
+
+    assert watched.returncode == status, watched.stderr
+    assert not list(cloud.folder.glob("slice/*"))
+    assert cloud.verbs()[-3:] == ["delete"] * 3  # the first two failed
+    assert cloud.verbs().count("delete") == 3
+    assert cloud.calls()[-1] in printed(plan.stdout)
+
+
+def test_a_slice_that_cannot_be_given_back_is_said_to_cost(cloud):
+    cloud.play(runs=["finish"], delete_fails=99)
+
+    kept = cloud.launch("watch", "--delete")
+
+    assert kept.returncode == 1
+    assert "xclip could not be deleted and may cost on" in kept.stderr
+
+
+def test_stopping_or_interrupting_a_watch_that_deletes_leaves_the_slice(cloud):
+    watch = cloud.start("watch", "--delete")
+    wait_for(lambda: len(cloud.runs()) == 2)
+    assert cloud.launch("stop").returncode == 0
+    watch.communicate(timeout=30)
+    assert watch.returncode == 1
+
+    again = cloud.start("watch", "--delete", POLL_SECONDS="1")
+    wait_for(lambda: len(cloud.runs()) == 4)
+    again.terminate()
+
+    _, said = again.communicate(timeout=30)
+    assert again.returncode == 130
+    assert "interrupted: xclip, if it is there, stays and costs" in said
+    assert "delete" not in cloud.verbs()
+    assert "--delete goes with watch" in cloud.launch("train", "--delete").stderr

@@ -20,6 +20,7 @@ RUN = {
     "DATA": "gs://b/shards/msrvtt",
     "POLL_SECONDS": "0",
     "STOP_SECONDS": "20",
+    "PLAN": "skip",
 }
 
 

@@ -26,6 +26,7 @@ def add(command: Callable) -> None:
     plan.add_argument(
         "--batch-size", help="of the whole run (default: the config's); several by commas"
     )
+    plan.add_argument("--from-clip", help="the weight file of the run; it need not be here")
     plan.add_argument("--pairs", type=int, help="pairs of an epoch (default: those of the shards)")
     plan.add_argument("--price-per-chip-hour", type=float, metavar="PRICE", help="for the cost")
     plan.add_argument(
@@ -33,6 +34,11 @@ def add(command: Callable) -> None:
     )
     plan.add_argument("--plot", default="plan.png", help="the sweep's plot (default: plan.png)")
     plan.add_argument("--json", metavar="FILE", help="write everything there too")
+    plan.add_argument(
+        "--check",
+        action="store_true",
+        help="exit with 2 where the run does not fit, or fine-tunes without weights",
+    )
     plan.epilog += "\n--config.KEY=VALUE overrides any key of the config."
 
 
@@ -43,11 +49,12 @@ def run(arguments) -> None:
 
     names = arguments.topology.split(",")
     topology.prepare(names)  # before anything asks JAX for a device
-    from xclip_jax.plan import compiled, estimate, report
+    from xclip_jax.plan import check, compiled, estimate, report
 
     config = config_loader.load(arguments.config, arguments.overrides)
+    config.init.clip = arguments.from_clip or config.init.clip
     pairs = estimate.training_pairs(config, arguments.pairs)
-    rows = []
+    rows, problems = [], []
     for name in names:
         machine = topology.get(name)
         for batch in _batches(arguments.batch_size, config.batch_size):
@@ -66,15 +73,19 @@ def run(arguments) -> None:
                 if not arguments.sweep:
                     raise
                 facts = {"topology": name, "batch_size": batch, "problem": str(error)}
+            found = check.problems(config, facts)
+            problems += found
             rows.append(facts | {"config": arguments.config, "overrides": arguments.overrides})
             if not arguments.sweep:
-                print(report.text(facts), flush=True)
+                print(report.text(facts), *(f"but {text}" for text in found), sep="\n", flush=True)
     if arguments.sweep:
         print(report.table(rows))
         report.plot(rows, arguments.plot)
         print(f"plot in {arguments.plot}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.check and problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)) + ".")
 
 
 def _batches(given: str | None, default: int) -> list[int]:
