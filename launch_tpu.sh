@@ -541,6 +541,10 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
       SPENT=''
       die "the run was stopped by \`stop\`; \`train\` and \`watch\` go on with it."
       ;;
+    yes*'code 75.'*) # even beside a 2: what a bucket did not answer may look like a wrong setting
+      say "a bucket did not answer in time: starting the run again"
+      if train "$@"; then DID=stepped; fi
+      ;;
     yes*'code 2.'*)
       logs || true
       die "the run refused its settings, as the log above says: nothing to try again."
@@ -559,7 +563,7 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
 }
 
 crashed() { # WORD...: starts again after a fault of the program, which seldom heals by itself
-  now=$(storage ask ls "$WORKDIR/checkpoints/") || now=''
+  now=$(whole_checkpoints) || now=''
   [ "$now" = "$before" ] || crashes=0
   before=$now crashes=$((crashes + 1))
   [ $crashes -lt "$CRASH_TRIES" ] || {
@@ -571,8 +575,12 @@ crashed() { # WORD...: starts again after a fault of the program, which seldom h
   if train "$@"; then DID=stepped; fi
 }
 
+whole_checkpoints() { # Orbax writes this file last: without it one is half-written
+  storage ask ls "$WORKDIR/checkpoints/*/commit_success.txt"
+}
+
 count_try() { # a new checkpoint pays for all attempts before it
-  if now=$(storage ask ls "$WORKDIR/checkpoints/") && [ "$now" != "$saved" ]; then
+  if now=$(whole_checkpoints) && [ "$now" != "$saved" ]; then
     saved=$now tries=0
   fi
   tries=$((tries + 1))
@@ -583,7 +591,7 @@ count_try() { # a new checkpoint pays for all attempts before it
 watch() { # WORD...: for xclip-jax train
   exec </dev/null # nobody answers gcloud's questions here: it takes their defaults
   tries=0 crashes=0 begun='' checked='' before='' SPENT=$DELETE
-  saved=$(storage ask ls "$WORKDIR/checkpoints/") || saved='' # there may be none yet
+  saved=$(whole_checkpoints) || saved='' # there may be none yet
   while :; do
     watch_once "$@"
     delay=$POLL_SECONDS
@@ -619,7 +627,7 @@ plan_watch() { # what `watch` runs, and when
   say "where it is new, or no training runs:"
   train "$@"
   say "after each of these, whether the attempts bring checkpoints:"
-  storage ask ls "$WORKDIR/checkpoints/"
+  whole_checkpoints
   [ -z "$DELETE" ] || {
     say "when the run is finished or given up:"
     release

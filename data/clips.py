@@ -20,7 +20,7 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from xclip_jax import frames, remote, video
+from xclip_jax import frames, remote, retry, video
 from xclip_jax.data import index
 from xclip_jax.data.benchmark import Benchmark, videos
 from xclip_jax.data.processes import parallel
@@ -170,6 +170,8 @@ def _decode(clip: Clip, path: Path | RemotePath, policy: str, short_side: int) -
                     raise video.VideoError(source, "unreadable", "more than 1 GiB of frames")
     except video.VideoError as error:
         return str(video.VideoError(clip.path, *error.args[1:]))  # not the name of a copy
+    except retry.StorageUnavailable:  # says nothing of the clip, which the next build may read
+        raise
     except Exception as error:  # one strange clip must not cost the others
         detail = f"{type(error).__name__}: {error}"
         return str(video.VideoError(clip.path, "unreadable", detail))

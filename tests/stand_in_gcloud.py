@@ -92,10 +92,13 @@ def gcloud(words: list[str]) -> None:
         calls.write(json.dumps(words) + "\n")
     flags = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
     if words[:2] == ["storage", "ls"]:
-        found = HERE / "bucket" / words[2].removeprefix("gs://")
-        if not found.exists():
+        pattern = words[2].removeprefix("gs://")
+        found = sorted((HERE / "bucket").glob(pattern)) if "*" in pattern else []
+        found = found or [path for path in [HERE / "bucket" / pattern] if path.exists()]
+        if not found:
             fail("One or more URLs matched no objects.")
-        print("\n".join(sorted(map(str, found.iterdir()))) if found.is_dir() else found)
+        listed = sorted(found[0].iterdir()) if found[0].is_dir() else found
+        print("\n".join(map(str, listed)))
     if words[0] == "storage":
         return
     family, verb, name = words[2:5]
@@ -135,9 +138,11 @@ def gcloud(words: list[str]) -> None:
 
 
 def xclip_jax(words: list[str]) -> None:
-    """Trains as the n-th word of `runs` says: `wait` for SIGTERM, `finish`, or an exit code.
+    """Trains as the n-th word of `runs` says: `wait` for SIGTERM, `finish`, or an exit code; a list
+    has one for each worker.
 
-    With `checkpoints` each run leaves one behind. Any other command is only written down.
+    With `checkpoints` each run leaves one behind, whole or `half`. Any other command is only
+    written down.
     """
     signal.signal(signal.SIGTERM, lambda *_: (print("preempted; saved", flush=True), os._exit(0)))
     home = Path(os.environ["HOME"])
@@ -149,9 +154,14 @@ def xclip_jax(words: list[str]) -> None:
     record = HERE / "runs" / f"{turn:02d}-{worker}.json"
     workdir = HERE / "bucket" / words[words.index("--workdir") + 1].removeprefix("gs://")
     if play("checkpoints", False):
-        (workdir / "checkpoints" / str(turn)).mkdir(parents=True, exist_ok=True)
+        step = workdir / "checkpoints" / str(turn)
+        step.mkdir(parents=True, exist_ok=True)
+        (step / "_CHECKPOINT_METADATA").touch()
+        if play("checkpoints", False) != "half":
+            (step / "commit_success.txt").touch()
     how = play("runs", ["wait"])
     how = how[min(turn, len(how) - 1)]
+    how = how[int(home.name.rpartition("-")[2])] if isinstance(how, list) else how
     print("training", flush=True)
     record.with_suffix(".new").write_text(json.dumps(words))
     record.with_suffix(".new").rename(record)

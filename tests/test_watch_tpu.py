@@ -69,6 +69,33 @@ def test_a_run_that_refuses_its_settings_is_started_again_by_another_watch_only(
     assert cloud.verbs() == ["create", "install", "train", "train"]
 
 
+@pytest.mark.parametrize("statuses", [[75, 3], [3, 75], [75, 2]], ids=str)
+def test_a_run_that_a_bucket_did_not_answer_is_started_again(cloud, statuses):
+    cloud.play(runs=[statuses, "finish"])
+
+    watched = cloud.launch("watch")
+
+    assert watched.returncode == 0, watched.stderr
+    assert cloud.verbs() == ["create", "install", "train", "train"]
+
+
+def test_a_wrong_setting_on_one_worker_ends_the_watch_whatever_it_costs_the_others(cloud):
+    cloud.play(runs=[[3, 2], "finish"])
+
+    assert cloud.launch("watch").returncode == 1
+    assert cloud.verbs() == ["create", "install", "train"]
+
+
+def test_half_written_checkpoints_do_not_pay_for_attempts(cloud):
+    cloud.play(runs=[75], checkpoints="half")
+
+    watched = cloud.launch("watch", WATCH_TRIES="3")
+
+    assert watched.returncode == 1
+    assert "gave up after 3 attempts" in watched.stderr
+    assert cloud.verbs().count("train") == 3
+
+
 def test_a_run_that_never_gets_to_a_checkpoint_is_given_up(cloud):
     cloud.play(runs=[3])
 

@@ -1,7 +1,8 @@
 """Saving and restoring the train state, a nested dict of arrays, with Orbax.
 
 A checkpoint at step s means s updates done and batch s next. It is written under a temporary name
-and renamed when whole, so a killed run never leaves half of one behind.
+and renamed when whole, so a killed run never leaves half of one behind. In a bucket, where nothing
+can be renamed, it is whole when Orbax has written its last file.
 """
 
 import contextlib
@@ -12,39 +13,38 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
-from xclip_jax import sharding
+from xclip_jax import remote, retry, sharding
 from xclip_jax.processes.distributed import first_line, lost_peer
-from xclip_jax.remote import is_remote
+from xclip_jax.runs import checkpoint_folder
 
 BEST = "t2v/r1"
 WRITTEN_AT_ONCE = 2**28  # bytes, beside the parameters themselves
 
 
 def open_folder(workdir, *, keep: int, metric: str = BEST) -> ocp.training.Checkpointer:
-    """Returns the checkpointer of `workdir`, which keeps the latest `keep` and the best."""
+    """Returns the checkpointer of `workdir`, which keeps the latest `keep` and the best.
+
+    What a killed run has left half-written is removed.
+    """
     policies = ocp.training.preservation_policies
-    folder = _folder(workdir)
-    _check_metrics(folder)
-    return ocp.training.Checkpointer(
-        folder,
-        preservation_policy=policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(keep),
-                policies.BestN(
-                    get_metric_fn=lambda metrics: goodness(metrics, metric),
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        ),
-        cleanup_tmp_directories=True,
+    folder = checkpoint_folder.of(workdir)
+    best = policies.BestN(
+        get_metric_fn=lambda metrics: goodness(metrics, metric),
+        n=1,
+        keep_checkpoints_without_metrics=False,
     )
+    with checkpoint_folder.reached(folder):
+        _check_metrics(folder)
+        return ocp.training.Checkpointer(
+            folder,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=True,
+        )
 
 
 @contextlib.contextmanager
@@ -94,14 +94,23 @@ def _told(checkpointer: ocp.training.Checkpointer) -> Iterator[None]:
     except Exception as error:
         if jax.process_count() > 1 and lost_peer(error):
             raise
-        whole = sorted(int(p.name) for p in checkpointer.directory.iterdir() if p.name.isdigit())
-        last = (
-            f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one yet"
-        )
+        last = _last_whole(checkpointer.directory)
+        what = f"a checkpoint could not be saved ({first_line(error)}); {last}"
+        if retry.is_storage(error):
+            raise retry.StorageUnavailable(what) from error
         raise ValueError(
-            f"a checkpoint could not be saved ({first_line(error)}); {last}. Where the disk is"
-            " full make room, then run the same command again to go on from there."
+            f"{what}. Where the disk is full make room, then run the same command again to go on"
+            " from there."
         ) from error
+
+
+def _last_whole(folder) -> str:
+    """Returns which checkpoint is the last whole one, in words; Orbax counts what it has begun."""
+    try:
+        whole = checkpoint_folder.whole_steps(folder)
+    except Exception:  # the bucket, say, that did not take the save
+        return "which one is the last whole one cannot be told now"
+    return f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one yet"
 
 
 def save_weights(workdir: Path | str, params: dict) -> None:
@@ -140,12 +149,16 @@ def restore(
 
 def rate(checkpointer: ocp.training.Checkpointer, step: int, metrics: Mapping[str, float]) -> None:
     """Adds an evaluation's metrics to a checkpoint that was saved without, as Orbax writes them."""
-    checkpointer.wait()
-    if jax.process_index() == 0:
+    wait(checkpointer)
+    file = checkpointer.directory / str(step) / "metrics" / "metrics"
+    if jax.process_index() == 0 and remote.is_remote(file):
+        with remote.written(remote.place(str(file))) as written:
+            written.write_text(json.dumps(dict(metrics)))
+    elif jax.process_index() == 0:
         partial = checkpointer.directory.parent / "rating.partial"  # there at once, and whole
         partial.mkdir(exist_ok=True)
         (partial / "metrics").write_text(json.dumps(dict(metrics)))
-        partial.rename(checkpointer.directory / str(step) / "metrics")
+        partial.rename(file.parent)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("rated")
     checkpointer.reload()
@@ -181,12 +194,15 @@ def load_params(
         zeros that take no memory.
       mesh: of the devices; those of this process unless given.
     """
-    folder = _folder(workdir)
-    if not folder.is_dir():
+    folder = checkpoint_folder.of(workdir)
+    if not remote.place(str(folder)).is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints: expected the folder {folder}.")
     context = ocp.Context()
     context.pytree.loading.partial_load = True  # the optimizer's state is twice as large
-    with ocp.training.Checkpointer(folder, context=context) as checkpointer:
+    with (
+        checkpoint_folder.reached(folder),
+        ocp.training.Checkpointer(folder, context=context) as checkpointer,
+    ):
         found = {checkpoint.step for checkpoint in checkpointer.checkpoints}
         if not found:
             raise FileNotFoundError(f"{folder} holds no finished checkpoint yet.")
@@ -255,9 +271,14 @@ def _damaged(checkpointer: ocp.training.Checkpointer, step: int, error: Exceptio
     """Returns what to say of a checkpoint that cannot be read; nothing is done about it unasked."""
     if jax.process_count() > 1 and lost_peer(error):
         return error
+    if retry.is_storage(error):
+        what = f"the checkpoint of step {step} could not be read ({first_line(error)})"
+        return retry.StorageUnavailable(what)
     while cause := error.__cause__ or error.__context__:
         error = cause  # Orbax tells which of its readers failed, the innermost one why
     folder = checkpointer.directory / str(step)
+    if isinstance(error, PermissionError) or "Forbidden" in str(error):
+        return ValueError(f"{folder} may not be read: {first_line(error)}")
     others = [c.step for c in checkpointer.checkpoints if c.step != step]
     before = (
         f"to go on from step {max(others)} instead, remove that folder; also there:"
@@ -269,10 +290,3 @@ def _damaged(checkpointer: ocp.training.Checkpointer, step: int, error: Exceptio
         f"the checkpoint of step {step} is damaged: {folder} cannot be read ({first_line(error)})."
         f" If you have a copy, put it there; {before}."
     )
-
-
-def _folder(workdir):
-    """Returns the folder of checkpoints as Orbax takes it, on this disk or in a bucket."""
-    if is_remote(workdir):
-        return epath.Path(str(workdir)) / "checkpoints"
-    return Path(workdir).absolute() / "checkpoints"

@@ -5,6 +5,7 @@ traceback. Imports stand in the commands, so that `--help` answers at once.
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -48,6 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     # TensorFlow, which writes shards and TensorBoard's files, has nothing to tell our users.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if not os.environ.get("XCLIP_JAX_TRACEBACK"):
+        # A request that fails comes with a page of gcsfs's before we can say it in one line.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         arguments.run(arguments)

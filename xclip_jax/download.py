@@ -9,9 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from xclip_jax import retry
 from xclip_jax.weight_formats import OPENAI_FILES, OPENAI_URL
 
 BLOCK = 2**20
+SECONDS = 20.0  # to try again for, where someone is waiting
 LIMIT = 4 * 2**30  # bytes; the largest of OpenAI's ViTs has 0.9 GB
 MODELS = {
     "clip:ViT-B/32": "ViT-B-32.pt",
@@ -43,8 +45,16 @@ def fetch_url(url: str, target: Path, sha256: str, *, progress: bool) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     try:
-        _append(url, partial, progress=progress)
-    except (OSError, http.client.HTTPException) as error:  # no network, no room, no right
+        retry.call(
+            lambda: _append(url, partial, progress=progress),
+            url,
+            seconds=min(SECONDS, retry.patience()),
+        )
+    except (
+        OSError,
+        http.client.HTTPException,
+        retry.StorageUnavailable,
+    ) as error:  # no network, no room, no right
         raise FileNotFoundError(
             f"{url} could not be fetched ({error}): run this again to go on where it stopped, or"
             f" fetch it by other means and put it at {target}."

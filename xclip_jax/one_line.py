@@ -1,9 +1,11 @@
-"""What went wrong, in one line: a user's mistake, a full disk, another process that is gone."""
+"""What went wrong, in one line: a user's mistake, a full disk, a bucket that does not answer,
+another process that is gone."""
 
 import errno
 import os
 import sys
 
+from xclip_jax import retry
 from xclip_jax.processes import distributed
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -18,6 +20,12 @@ def answer(error: BaseException) -> int:
         raise error
     if isinstance(error, KeyboardInterrupt):
         text, status = "interrupted; run the same command again to go on.", 130
+    elif retry.is_storage(error):
+        text = (
+            f"{error if isinstance(error, retry.StorageUnavailable) else retry.said(error)}."
+            " Nothing is lost beyond the last save: run the same command again to go on."
+        )
+        status = retry.EXIT_STATUS
     elif distributed.started() and distributed.lost_peer(error):
         text, status = f"{distributed.GONE} ({distributed.first_line(error)})", distributed.LOST
     elif isinstance(error, ValueError | FileNotFoundError | FloatingPointError):

@@ -1,20 +1,25 @@
 """Files on gs://, s3:// and all else that fsspec knows, beside those of this machine.
 
 `place` gives a pathlib.Path for a local name and a `RemotePath`, with the few methods that builds
-and shards use, for one with "://". What needs a real file gets a copy from `local`.
+and shards use, for one with "://". What needs a real file gets a copy from `local`. A request that
+fails in a way that passes is made again (xclip_jax.retry).
 """
 
 import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import fsspec
 
+from xclip_jax import retry
+
 # What to install for an address; fsspec itself knows more.
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+T = TypeVar("T")
 MAX_FOLDER_BYTES = 2**32  # of annotations, the largest of which have a few hundred megabytes
 
 
@@ -75,74 +80,81 @@ class RemotePath:
         """Makes the folder; on gs:// and s3:// folders are but the beginnings of names."""
         if self.address.partition("://")[0] in PACKAGES:
             return  # these would make a bucket
-        with self._reached() as (system, path):
-            system.makedirs(path, exist_ok=True)
+        self._do(lambda system, path: system.makedirs(path, exist_ok=True))
 
     def info(self) -> dict:
         """Returns what the system says of the file: its size, and what tells its version."""
         if self.known is None:
-            with self._reached() as (system, path):
-                self.known = system.info(path)
+            self.known = self._do(lambda system, path: system.info(path))
         return self.known
 
     def is_dir(self) -> bool:
-        with self._reached() as (system, path):
-            return system.isdir(path)
+        return self._type() == "directory"
 
     def is_file(self) -> bool:
-        with self._reached() as (system, path):
-            return system.isfile(path)
+        return self._type() == "file"
 
     def files(self) -> "list[RemotePath]":
         """Returns all files below, in all folders, by their names."""
-        with self._reached() as (system, path):
+
+        def find(system, path):
             system.invalidate_cache()  # other machines write here too
             found = system.find(path, detail=True)
-            return [
-                RemotePath(system.unstrip_protocol(name), found[name]) for name in sorted(found)
-            ]
+            return [(system.unstrip_protocol(name), found[name]) for name in sorted(found)]
+
+        return [RemotePath(name, known) for name, known in self._do(find)]
 
     def read_bytes(self) -> bytes:
-        with self._reached() as (system, path):
-            return system.cat_file(path)
+        return self._do(lambda system, path: system.cat_file(path))
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
     def read_range(self, start: int, length: int) -> bytes:
         """Returns so many bytes from `start`; fewer where the file ends."""
-        with self._reached() as (system, path):
-            return system.cat_file(path, start=start, end=start + length)
+        return self._do(lambda system, path: system.cat_file(path, start=start, end=start + length))
 
     def unlink(self, missing_ok: bool = False) -> None:
-        with self._reached() as (system, path):
-            try:
-                system.rm_file(path)
-            except FileNotFoundError:
-                if not missing_ok:
-                    raise
+        try:
+            self._do(lambda system, path: system.rm_file(path))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
 
     def remove(self) -> None:
         """Removes the folder with all that is in it."""
-        with self._reached() as (system, path):
-            if system.exists(path):
-                system.rm(path, recursive=True)
+        self._do(lambda system, path: system.exists(path) and system.rm(path, recursive=True))
 
     def fetch(self, file: Path) -> None:
         """Copies to a file of this machine."""
-        with self._reached() as (system, path):
-            system.get_file(path, str(file))
+        self._do(lambda system, path: system.get_file(path, str(file)))
 
     def store(self, file: Path) -> None:
         """Takes a copy of a file of this machine; on gs:// and s3:// it is there whole or not."""
-        with self._reached() as (system, path):
-            system.put_file(str(file), path)
+        self._do(lambda system, path: system.put_file(str(file), path))
 
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
-        """Yields the file system and the path in it; what fails there becomes one line."""
+    def _type(self) -> str | None:
+        """Returns "file" or "directory", None where there is neither.
+
+        fsspec's own isfile and isdir take a failed request for absence.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return self._do(lambda system, path: system.info(path))["type"]
+        return None
+
+    def _do(self, act: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
+        """Returns what `act` does in the file system, at the path there.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          retry.StorageUnavailable: the system does not answer, in many tries.
+          ValueError: what else fails there, in one line: a missing package or right, say.
+        """
+        return retry.call(lambda: self._once(act), self.address)
+
+    def _once(self, act: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
         try:
-            yield fsspec.core.url_to_fs(self.address)
+            return act(*fsspec.core.url_to_fs(self.address))
         except FileNotFoundError:
             raise FileNotFoundError(f"No {self.address}.") from None
         except ImportError as error:
@@ -150,8 +162,10 @@ class RemotePath:
             package = PACKAGES.get(scheme)
             hint = f"pip install {package}" if package else str(error)
             raise ValueError(f"{self.address}: {scheme}:// needs a package: {hint}.") from None
-        except Exception as error:  # each system has errors of its own: no credentials, no network
-            raise ValueError(f"{self.address}: {type(error).__name__}: {error}") from None
+        except Exception as error:  # each system has errors of its own
+            if retry.is_transient(error):
+                raise
+            raise ValueError(f"{self.address}: {retry.said(error)}") from None
 
 
 def version(path: Path | RemotePath) -> list:

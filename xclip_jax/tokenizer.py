@@ -20,6 +20,8 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from xclip_jax import retry
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP's pattern; of its alternatives only the contractions have a case to ignore.
 PIECES = (
@@ -32,6 +34,7 @@ OPENAI_URL = f"https://github.com/openai/CLIP/raw/main/clip/{OPENAI_NAME}"
 OPENAI_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 NAMES = ("merges.txt", "tokenizer.json", OPENAI_NAME)  # looked for in a folder, in this order
 VARIABLE = "XCLIP_JAX_VOCAB"
+RETRIED = 10.0  # seconds, for a machine may have no network at all
 LIMIT = 16 * 2**20  # bytes of a vocabulary, unpacked; OpenAI's has 3.2 million
 EXPECTED = f"expected {OPENAI_NAME}, a merges.txt or a CLIP tokenizer.json"
 
@@ -204,8 +207,16 @@ def find_vocab(given: str | Path | None = None, beside: str | Path | None = None
     if found := _in_folder(cache):
         return found
     try:
-        return _download(OPENAI_URL, cache / OPENAI_NAME, OPENAI_SHA256)
-    except (OSError, http.client.HTTPException) as error:  # no network, no room, no right
+        return retry.call(
+            lambda: _download(OPENAI_URL, cache / OPENAI_NAME, OPENAI_SHA256),
+            OPENAI_URL,
+            seconds=min(RETRIED, retry.patience()),
+        )
+    except (
+        OSError,
+        http.client.HTTPException,
+        retry.StorageUnavailable,
+    ) as error:  # no network, no room, no right
         raise FileNotFoundError(
             f"no vocabulary found, and {OPENAI_URL} could not be fetched ({error}): put that file"
             f" at {cache / OPENAI_NAME}, or name it by config.data.vocab or {VARIABLE}."

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xclip_jax import retry
 from xclip_jax.index.rows import Row, table
 
 FORMAT = 1
@@ -241,13 +242,23 @@ def _connect(place: str | Path):
     os.environ.setdefault("LANCEDB_LOG", "error")
     import lancedb
 
+    options = {}
+    if str(place).startswith(("gs://", "s3://")):
+        seconds = retry.patience()
+        # By itself it tries four times within a second or two.
+        options = {
+            "client_max_retries": str(2 * len(list(retry.delays(seconds)))),
+            "client_retry_timeout": f"{seconds:.0f}",
+        }
     try:
-        return lancedb.connect(str(place))
+        return lancedb.connect(str(place), storage_options=options or None)
     except (ValueError, RuntimeError, OSError) as error:
         raise _unreadable(place, error) from None
 
 
-def _unreadable(place: str | Path, error: Exception) -> ValueError:
+def _unreadable(place: str | Path, error: Exception) -> Exception:
+    if retry.is_storage(error):
+        return retry.StorageUnavailable(f"--index {place}: {retry.said(error)}")
     said = " ".join(str(error).split(", /")[0].split())
     return ValueError(
         f"--index {place} cannot be read ({said}): give another --index, or delete it and index"

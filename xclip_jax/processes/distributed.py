@@ -8,6 +8,8 @@ import os
 import sys
 from typing import NamedTuple, NoReturn
 
+from xclip_jax import retry
+
 LOST = 3  # exit status of a run that other processes have left
 PEER_TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead
 JOIN = 5  # times as long may the last process take to appear
@@ -110,9 +112,14 @@ def stop() -> None:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Tells whether an error says that another process is gone, and not what is wrong here."""
+    """Tells whether an error says that another process is gone, and not what is wrong here.
+
+    A bucket that resets a connection or answers "unavailable" is no process of the run.
+    """
     from jax.errors import JaxRuntimeError
 
+    if retry.is_storage(error):
+        return False
     text = str(error).lower()
     if isinstance(error, ConnectionError):
         return True

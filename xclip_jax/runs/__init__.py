@@ -1,0 +1,1 @@
+"""The folder of a run: where it lies, and what is in it."""
