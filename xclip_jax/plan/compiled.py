@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from xclip_jax import evaluate, flops, models, optimizer, scoring, sharding, train_step, workdir
-from xclip_jax.plan import collectives, estimate, hlo, traced_flops, traffic
+from xclip_jax.plan import collectives, estimate, gpus, hlo, traced_flops, traffic
 from xclip_jax.plan.topology import Topology
 
 CLIP_VOCAB = 49408  # entries; the size of a custom model's vocabulary changes little
@@ -39,10 +39,10 @@ def whole(
 def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evaluation: bool) -> dict:
     """Returns the facts of the train step, and of the evaluation's verbs, on a topology.
 
-    They are plain numbers of one chip, ready for JSON; `evaluation` says whether the verbs are
+    They are plain numbers of one device, ready for JSON; `evaluation` says whether the verbs are
     compiled too.
     """
-    chips = len(topology.devices)
+    devices = len(topology.devices)
     _check(config, topology)
     sizes = workdir.model_sizes(config, config.model.vocab_size or CLIP_VOCAB)
     mesh = sharding.make_mesh(config.fsdp, topology.devices)
@@ -56,7 +56,8 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     facts = {
         "topology": topology.name,
         "chip": topology.devices[0].device_kind,
-        "chips": chips,
+        "chips": topology.chips,
+        "devices": devices,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "arithmetic": arithmetic,
@@ -67,10 +68,12 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     with jax.set_mesh(mesh):
         traced = step.trace(state, batch)
         facts["step"] = program_facts(traced, topology, mesh)
-        facts["step"]["flops"] = _model_flops(config, sizes, graphdef, state, batch) / chips
+        facts["step"]["flops"] = _model_flops(config, sizes, graphdef, state, batch) / devices
         if evaluation:
             facts["evaluation"] = _evaluation(config, sizes, graphdef, state, topology, mesh)
-    if topology.chip and "hbm_bytes" in facts["step"]:
+    if topology.is_gpu:
+        facts["notes"] = gpus.notes(topology.chip.hbm_gib, topology.hosts)
+    if topology.chip and topology.hosts == 1 and "hbm_bytes" in facts["step"]:
         facts["estimate"] = estimate.step(facts["step"], videos, topology, arithmetic)
     return facts
 
@@ -125,9 +128,9 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
         facts["memory"][name] for name in ("argument", "temp", "code")
     )
     facts["fits"] = None
-    if topology.chip:
-        facts["hbm_gib"] = topology.chip.hbm_gib
-        facts["fits"] = facts["memory"]["peak"] <= topology.chip.hbm_gib * 2**30
+    if topology.room_gib:
+        facts["hbm_gib"] = topology.room_gib
+        facts["fits"] = facts["memory"]["peak"] <= topology.room_gib * 2**30
     program = hlo.parse(compiled.as_text())
     facts["hbm_bytes"] = traffic.count(program)
     facts["collectives"] = [
@@ -140,8 +143,11 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
 def _check(config, topology: Topology) -> None:
     """Raises one ValueError for all in a config that this many chips cannot share out."""
     chips, problems = len(topology.devices), []
-    if chips % config.fsdp:
-        problems.append(f"config.fsdp={config.fsdp} does not divide them: choose a divisor")
+    if config.fsdp not in (working := sharding.fsdp_sizes(topology.devices)):
+        them = "them" if topology.slices == 1 else f"the {working[-1]} of a slice"
+        problems.append(
+            f"config.fsdp={config.fsdp} does not divide {them}: choose {sharding.listed(working)}"
+        )
     least = chips * config.data.captions_per_video  # a video each, with its captions
     if config.batch_size % least:
         near = max(least, round(config.batch_size / least) * least)
@@ -150,13 +156,15 @@ def _check(config, topology: Topology) -> None:
             f" of {least}, {near} say"
         )
     if problems:
-        raise ValueError(f"--topology {topology.name} has {chips} chips; {'; '.join(problems)}.")
+        what = "chips" if chips == topology.chips else "devices"
+        raise ValueError(f"--topology {topology.name} has {chips} {what}; {'; '.join(problems)}.")
 
 
 def _arithmetic(config, topology: Topology) -> str:
-    """Returns what matrices are multiplied in: a TPU takes bfloat16 for float32, in one pass."""
-    platform = topology.devices[0].platform
-    return "bfloat16" if platform == "tpu" else config.model.dtype
+    """Returns what matrices are multiplied in: by default JAX takes less than float32 for it, a TPU
+    one pass of bfloat16, a GPU tensorfloat32."""
+    default = {"tpu": "bfloat16", "gpu": "tensorfloat32"}.get(topology.devices[0].platform)
+    return default if default and config.model.dtype == "float32" else config.model.dtype
 
 
 def _needed(message: str) -> dict:
