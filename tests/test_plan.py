@@ -116,7 +116,7 @@ def test_parameters_that_chips_cannot_share_are_refused_in_one_line(capsys):
 
     said = capsys.readouterr().err
     assert caught.value.code == 2 and len(said.splitlines()) == 1
-    assert "cpu:8 has 8 chips; config.fsdp=3 does not divide them" in said
+    assert "cpu:8 has 8 chips; config.fsdp=3 does not divide them: choose 1, 2, 4 or 8." in said
 
 
 def test_a_batch_that_chips_cannot_share_is_padded_and_no_more_is_sent(facts):
@@ -142,10 +142,14 @@ def test_a_batch_that_chips_cannot_share_is_padded_and_no_more_is_sent(facts):
             ["--topology", "v5e-8,cpu:8,cpu:0,cpu:2049"],
             "--topology v5e-8,cpu:0,cpu:2049: expected a TPU like v5e:8x8",
         ),
+        (
+            ["--topology", "h100:8,h100:9,h100:0,k80:8,h100:8:0"],
+            "--topology h100:9,h100:0,k80:8,h100:8:0: expected a TPU like v5e:8x8, slices of it",
+        ),
         (["--topology", "cpu:8", "--batch-size", "8,x"], "--batch-size x: expected whole numbers"),
         (["--topology", "cpu:2048"], "this process has 8 fake devices already"),
     ],
-    ids=["topology", "batch", "too late"],
+    ids=["topology", "GPUs", "batch", "too late"],
 )
 def test_mistakes_are_one_line(words, message, capsys):
     with pytest.raises(SystemExit):

@@ -3,7 +3,7 @@
 import pytest
 
 from xclip_jax import chips
-from xclip_jax.plan import roofline
+from xclip_jax.plan import gpus, roofline
 from xclip_jax.plan.collectives import Collective, sent_bytes
 
 CHIP = chips.Chip({"bfloat16": 100e12}, 16, 500e9, 400e9, 2, 2e9, 16)
@@ -79,3 +79,21 @@ def test_every_chip_with_slices_has_all_figures_of_one():
     assert chips.find("TPU v5 lite") is chips.find("TPU v5e")
     assert chips.find("TPU v5").flops["bfloat16"] == 459e12
     assert chips.find("cpu") is None
+
+
+def test_a_chip_of_tpu7x_is_two_devices_with_half_of_it_each():
+    device = chips.find("TPU7x")
+
+    assert device.devices == 2
+    assert 2 * device.flops["bfloat16"] == 2307e12
+    assert (2 * device.hbm_gib, 2 * device.hbm_bytes, 2 * device.ici_bytes) == (192, 7380e9, 1.2e12)
+
+
+@pytest.mark.parametrize("gpu", gpus.GPUS.values(), ids=gpus.GPUS)
+def test_every_gpu_that_can_be_planned_for_has_memory_links_and_all_arithmetic(gpu):
+    chip = chips.find(gpu.kind)
+
+    assert set(chip.flops) == {"bfloat16", "tensorfloat32", "float32"}
+    assert chip.hbm_gib and chip.hbm_bytes
+    # NVLink sends half of what the data sheet adds up, whatever the number of GPUs.
+    assert roofline.ici_speed(chip, (8,)) == roofline.ici_speed(chip, (3,)) == chip.ici_bytes / 2

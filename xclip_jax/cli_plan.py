@@ -11,7 +11,7 @@ def add(command: Callable) -> None:
     plan = command(
         "plan",
         run,
-        "estimate memory, speed and cost on TPUs that are not here, by compiling for them",
+        "estimate memory, speed and cost on TPUs and GPUs that are not here, by compiling for them",
         "xclip-jax plan --config msrvtt:arch=vit_b16 --config.model.dtype=bfloat16"
         " --topology v5e:8x8 --batch-size 2048 --pairs 180000",
     )
@@ -21,7 +21,7 @@ def add(command: Callable) -> None:
     plan.add_argument(
         "--topology",
         required=True,
-        help="v5e:8x8, with :2 for two slices, cpu:8 for fake devices; several by commas",
+        help="v5e:8x8, with :2 for two slices, h100:8, cpu:8 for fake devices; several by commas",
     )
     plan.add_argument(
         "--batch-size", help="of the whole run (default: the config's); several by commas"

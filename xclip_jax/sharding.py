@@ -21,27 +21,58 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     """Returns a ("data", "fsdp") mesh over all devices, or those given, `fsdp` of them sharing
     each parameter.
 
-    Where the devices are several slices (of TPUs; the hosts of GPUs), "fsdp" stays inside one:
-    parameters travel at every step, and the network between slices is slow.
+    The devices of one "fsdp" group are neighbours on a TPU's torus, whatever the order of
+    `devices`. With several slices (of TPUs; the hosts of GPUs), "fsdp" stays inside one where it
+    can: parameters travel at every step, and the network between slices is slow.
+
+    Raises ValueError naming the values that work where `fsdp` is none of them.
     """
-    devices = jax.devices() if devices is None else devices
-    count = len(devices)
-    if fsdp < 1 or count % fsdp:
+    devices = list(jax.devices() if devices is None else devices)
+    if fsdp not in (working := fsdp_sizes(devices)):
         raise ValueError(
-            f"fsdp={fsdp} does not divide the {count} devices: set config.fsdp to a divisor."
+            f"fsdp={fsdp} does not divide the {_shared(devices)}: set config.fsdp to"
+            f" {listed(working)}."
         )
-    shape, kinds = (count // fsdp, fsdp), (AxisType.Auto,) * 2
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if devices[0].platform == "tpu":  # jax's layout of a small tpu7x goes by the order it is given
+        devices.sort(key=lambda device: (*reversed(device.coords), device.core_on_chip))
+    count, slices = len(devices), _slices(devices)
+    # An axis of the torus may be shared by "data" and "fsdp": 8 chips of a row as 4 x 2.
     if slices > 1 and (count // slices) % fsdp == 0:
-        inside, across = (count // slices // fsdp, fsdp), (slices, 1)
-        grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices)
-        return Mesh(grid, ("data", "fsdp"), axis_types=kinds)
-    if slices > 1 and devices[0].platform == "tpu":
-        raise ValueError(
-            f"fsdp={fsdp} does not divide the {count // slices} devices of a slice ({slices} of"
-            " them): set config.fsdp to a divisor of that."
+        grid = mesh_utils.create_hybrid_device_mesh(
+            *((count // slices // fsdp, fsdp), (slices, 1), devices),
+            allow_split_physical_axes=True,
         )
-    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=kinds, devices=devices)
+    else:
+        grid = mesh_utils.create_device_mesh(
+            (count // fsdp, fsdp), devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def fsdp_sizes(devices: Sequence[jax.Device]) -> list[int]:
+    """Returns the values of `fsdp` that work: divisors of the devices, of TPUs those of a slice."""
+    count = len(devices)
+    if devices[0].platform == "tpu":
+        count //= _slices(devices)
+    return [size for size in range(1, count + 1) if count % size == 0]
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Returns "1", "1 or 2", "1, 2 or 4"."""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _slices(devices: Sequence[jax.Device]) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _shared(devices: Sequence[jax.Device]) -> str:
+    """Returns "8 devices", of several slices of TPUs "2 devices of a slice (4 of them)"."""
+    slices = _slices(devices)
+    if slices == 1 or devices[0].platform != "tpu":
+        return f"{len(devices)} devices"
+    return f"{len(devices) // slices} devices of a slice ({slices} of them)"
 
 
 def local_mesh() -> Mesh:

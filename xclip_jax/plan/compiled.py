@@ -24,7 +24,7 @@ from xclip_jax import (
     workdir,
 )
 from xclip_jax.parallel import row_sharding
-from xclip_jax.plan import collectives, estimate, hlo, traffic
+from xclip_jax.plan import collectives, estimate, gpus, hlo, traffic
 from xclip_jax.plan.topology import Topology
 from xclip_jax.training import padded_batch
 
@@ -50,7 +50,7 @@ def whole(
 def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evaluation: bool) -> dict:
     """Returns the facts of the train step, and of the evaluation's verbs, on a topology.
 
-    They are plain numbers of one chip, ready for JSON; `evaluation` says whether the verbs are
+    They are plain numbers of one device, ready for JSON; `evaluation` says whether the verbs are
     compiled too.
     """
     count = len(topology.devices)
@@ -67,7 +67,8 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
     facts = {
         "topology": topology.name,
         "chip": topology.devices[0].device_kind,
-        "chips": count,
+        "chips": topology.chips,
+        "devices": count,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "padded_size": padded.size,
@@ -95,7 +96,9 @@ def compile_for(config: ml_collections.ConfigDict, topology: Topology, *, evalua
                 for name, x in batch.items()
             }
             facts["evaluation"] = _evaluation(graphdef, state["params"], batch, topology, mesh)
-    if topology.chip and "hbm_bytes" in facts["step"]:
+    if topology.is_gpu:
+        facts["notes"] = gpus.notes(topology.chip.hbm_gib, topology.hosts)
+    if topology.chip and topology.hosts == 1 and "hbm_bytes" in facts["step"]:
         videos = config.batch_size // config.data.captions_per_video
         facts["estimate"] = estimate.step(facts["step"], videos, topology, arithmetic)
     return facts
@@ -127,9 +130,9 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
         facts["memory"][name] for name in ("argument", "temp", "code")
     )
     facts["fits"] = None
-    if topology.chip:
-        facts["hbm_gib"] = topology.chip.hbm_gib
-        facts["fits"] = facts["memory"]["peak"] <= topology.chip.hbm_gib * 2**30
+    if topology.room_gib:
+        facts["hbm_gib"] = topology.room_gib
+        facts["fits"] = facts["memory"]["peak"] <= topology.room_gib * 2**30
     program = hlo.parse(compiled.as_text())
     facts["hbm_bytes"] = traffic.count(program)
     facts["collectives"] = [
@@ -140,12 +143,14 @@ def program_facts(traced, topology: Topology, mesh) -> dict:
 
 
 def _check(config, topology: Topology) -> None:
-    """Raises a ValueError where this many chips cannot share out the parameters."""
-    chips = len(topology.devices)
-    if chips % config.fsdp:
+    """Raises a ValueError where the parameters cannot be shared out so."""
+    count, working = len(topology.devices), sharding.fsdp_sizes(topology.devices)
+    if config.fsdp not in working:
+        what = "chips" if count == topology.chips else "devices"
+        them = "them" if topology.slices == 1 else f"the {working[-1]} of a slice"
         raise ValueError(
-            f"--topology {topology.name} has {chips} chips; config.fsdp={config.fsdp} does not"
-            " divide them: choose a divisor."
+            f"--topology {topology.name} has {count} {what}; config.fsdp={config.fsdp} does not"
+            f" divide {them}: choose {sharding.listed(working)}."
         )
 
 

@@ -10,11 +10,16 @@ SHOWN = 12  # collectives
 def text(facts: dict) -> str:
     """Returns the report of one topology and batch."""
     axes = ", ".join(f"{name}={size}" for name, size in facts["mesh"].items())
-    each = facts["padded_size"] / facts["chips"]
+    each = facts["padded_size"] / facts["devices"]
+    one, parts = "chip", ""
+    if facts["devices"] > facts["chips"]:
+        one, parts = "device", f" of {facts['devices'] // facts['chips']} devices each"
     lines = [
-        f"{facts['topology']}: {facts['chips']} x {facts['chip']}, mesh {axes}. {NOTE}",
+        f"{facts['topology']}: {facts['chips']} x {facts['chip']}{parts}, mesh {axes}. {NOTE}",
+        *facts.get("notes", []),
         *filter(None, [facts["padding"]]),
-        f"\ntrain step of {facts['batch_size']:,} pairs, {each:g} a chip; all else is of one chip",
+        f"\ntrain step of {facts['batch_size']:,} pairs, {each:g} a {one};"
+        f" all else is of one {one}",
         *_program(facts["step"]),
     ]
     if "hbm_bytes" in facts["step"]:
@@ -38,6 +43,7 @@ def table(rows: list[dict]) -> str:
     """Returns a sweep as a table, one line a topology and batch."""
     lines = [
         NOTE,
+        *dict.fromkeys(note for facts in rows for note in facts.get("notes", [])),
         f"{'topology':14} {'batch':>7} {'peak GiB':>9} {'fits':>5} {'step ms':>15} {'MFU %':>9}"
         f" {'videos/s':>17} {'bound':>8} {'hours':>13} {'cost':>13}",
     ]
@@ -120,7 +126,7 @@ def _program(facts: dict) -> list[str]:
         f"{name} {memory[name] / GIB:.3f}" for name in ("argument", "output", "temp", "code")
     )
     verdict = {True: "fits", False: "DOES NOT FIT", None: "no HBM known"}[facts["fits"]]
-    room = f" of {facts['hbm_gib']:g}" if facts.get("hbm_gib") else ""
+    room = f" of {facts['hbm_gib']:.4g}" if facts.get("hbm_gib") else ""
     lines = [
         f"  memory       {named} (aliased {memory['aliased'] / GIB:.3f}) GiB",
         f"               at most {memory['peak'] / GIB:.3f}{room} GiB: {verdict}",
@@ -165,8 +171,9 @@ def _origin(op_name: str) -> str:
 
 def _estimate(facts: dict) -> list[str]:
     estimated, run = facts["estimate"], facts.get("run")
+    names = {"hbm": "HBM", "ici": "NVLink" if "notes" in facts else "ICI", "dcn": "DCN"}
     spent = ", ".join(
-        f"{name.upper() if name != 'compute' else name} {time_taken * 1000:.1f} ms"
+        f"{names.get(name, name)} {time_taken * 1000:.1f} ms"
         for name, time_taken in estimated["seconds"].items()
     )
     lines = [

@@ -1,6 +1,7 @@
-"""Machines that are not here: "v5e:8x8", two slices of it "v5e:8x8:2", or "cpu:8".
+"""Machines that are not here: "v5e:8x8", two slices of it "v5e:8x8:2", "h100:8", or "cpu:8".
 
-A TPU's program is compiled by libtpu, which needs no TPU for it. Nothing here starts a computation.
+A TPU's program is compiled by libtpu, which needs no TPU for it, and a GPU's by JAX's CUDA plugin
+without a GPU. Nothing here starts a computation.
 """
 
 import contextlib
@@ -13,8 +14,12 @@ import jax
 from jax.experimental import topologies
 
 from xclip_jax import chips
+from xclip_jax.plan import gpus
 
-EXPECTED = "expected a TPU like v5e:8x8, slices of it like v5e:8x8:2, or fake devices like cpu:8"
+EXPECTED = (
+    "expected a TPU like v5e:8x8, slices of it like v5e:8x8:2, GPUs like h100:8"
+    f" ({', '.join(gpus.GPUS)}), hosts of them like h100:8:4, or fake devices like cpu:8"
+)
 FAKE = 2048  # XLA takes a CPU device of a higher number for one of another process
 # v4 has two cores a chip that a program sees as one device only in this configuration.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
@@ -27,8 +32,9 @@ class Topology(NamedTuple):
       name: as given.
       devices: JAX's, which can be compiled for and nothing else.
       chip: their peaks, None where none are known.
-      shape: chips along each axis of a slice, (8, 8); None of fake CPU devices.
+      shape: chips along each axis of a slice, (8, 8); GPUs of a host; None of fake CPU devices.
       slices: how many slices, joined by the data centre's network.
+      hosts: of GPUs, how many hosts.
     """
 
     name: str
@@ -36,6 +42,23 @@ class Topology(NamedTuple):
     chip: chips.Chip | None
     shape: tuple[int, ...] | None
     slices: int
+    hosts: int = 1
+
+    @property
+    def chips(self) -> int:
+        """How many chips there are: JAX sees two devices on one of tpu7x."""
+        return len(self.devices) // (self.chip.devices if self.chip else 1)
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.devices[0].platform == "gpu"
+
+    @property
+    def room_gib(self) -> float | None:
+        """The memory of a device that a program of JAX can use, None where it is not known."""
+        if self.chip is None or self.chip.hbm_gib is None:
+            return None
+        return self.chip.hbm_gib * (gpus.share() if self.is_gpu else 1)
 
 
 def prepare(names: list[str]) -> None:
@@ -76,6 +99,12 @@ def get(name: str) -> Topology:
                 f" XLA_FLAGS=--xla_force_host_platform_device_count={shape[0]}."
             )
         return Topology(name, devices[: shape[0]], None, None, 1)
+    if kind in gpus.GPUS:
+        try:
+            devices = gpus.devices(kind, shape[0], slices)
+        except ValueError as error:
+            raise ValueError(f"--topology {name}: {error}") from None
+        return Topology(name, devices, chips.find(gpus.GPUS[kind].kind), shape, 1, slices)
     options = dict(_MEGACORE.get(kind, {}))
     if shape[0] * shape[1] == 1:  # a part of a host, which has at least four
         options["chips_per_host_bounds"] = (1, 1, 1)
@@ -97,10 +126,14 @@ def get(name: str) -> Topology:
 
 
 def _parse(name: str) -> tuple[str, tuple[int, ...], int] | None:
+    """Returns the kind, the shape, and the number of slices or of GPUs' hosts."""
     fake = re.fullmatch(r"cpu:([1-9]\d{0,3})", name)
     if fake and int(fake[1]) <= FAKE:
         return "cpu", (int(fake[1]),), 1
-    if tpu := re.fullmatch(r"(v\d+\w*):(\d+(?:x\d+){1,2})(?::([1-9]\d*))?", name):
+    gpu = re.fullmatch(rf"({'|'.join(gpus.GPUS)}):([1-9]\d*)(?::([1-9]\d*))?", name)
+    if gpu and int(gpu[2]) <= gpus.HOST:
+        return gpu[1], (int(gpu[2]),), int(gpu[3] or 1)
+    if tpu := re.fullmatch(r"((?:v|tpu)\d+\w*):(\d+(?:x\d+){1,2})(?::([1-9]\d*))?", name):
         return tpu[1], tuple(int(n) for n in tpu[2].split("x")), int(tpu[3] or 1)
     return None
 
