@@ -182,6 +182,7 @@ def s3(name: str = "bucket") -> Iterator[Bucket]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",  # botocore pauses for seconds, so it is our own tries that count
     }
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/moto-api/reset")
