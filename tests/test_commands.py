@@ -4,9 +4,10 @@
 
 prints the list of commands with their verdicts. The model is tiny and the data and CLIP's weights
 are stand-ins; config, dtype, flags and devices are the command's own, and the batch leaves the same
-remainder on them. Of commands that come to one program, the first is run and the others are taken
-to where their first step would begin. With XCLIP_JAX_COMMANDS=all, which takes ten minutes, each is
-run with its own batch, and plans are made for all that they name.
+remainder on them. Of commands that come to one program the first is run; the others are taken to
+where their first step would begin, and those in data/ and configs/ to where their data are open.
+With XCLIP_JAX_COMMANDS=all, which takes ten minutes, each is run with its own batch, and plans are
+made for all that they name.
 """
 
 import json
@@ -15,13 +16,15 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import documented
 import pytest
 from test_without_tensorflow import WITHOUT
 
-from xclip_jax import config_loader
+from xclip_jax import cli, config_loader, protocol
 from xclip_jax.data.benchmark import Benchmark
 from xclip_jax.data.build import build_benchmark
 from xclip_jax.data.jsonl.jsonl_dataset_builder import read_clips
@@ -38,6 +41,7 @@ TINY = [
     *("--config.data.max_words=7", "--config.data.max_frames=3", "--config.epochs=1e-9"),
 ]
 FETCHED = ("ViT-B-32.pt", "ViT-B-16.pt")  # by `xclip-jax download`, as the lines before say
+DOCUMENTS = ("README.md", "docs/")
 PAIRS = 2100  # of a training split: more than the largest batch that is trained with
 STEP = r"^step 1/1 "
 JOINING = {"--coordinator": 2, "--processes": 2, "--process": 2, "--distributed": 1}
@@ -125,7 +129,8 @@ def settings(words: list[str]):
 def program(words: list[str], devices: int) -> tuple:
     """Returns what commands have in common whose first steps are much the same program."""
     config = settings(words)
-    return words[0], devices, config.model.name, config.batch_size % devices == 0
+    kind = (words[0], "--check" in words)
+    return *kind, devices, config.model.name, config.batch_size % devices == 0
 
 
 def verdicts(jobs: list[list[str]], devices: int, folder: Path) -> list[str]:
@@ -143,34 +148,55 @@ def verdicts(jobs: list[list[str]], devices: int, folder: Path) -> list[str]:
     return json.loads(file.with_suffix(".verdicts").read_text())
 
 
+def opened(words: list[str]) -> str:
+    """Returns what is wrong with the settings and the data of a command, "" for nothing."""
+    try:
+        cli._parse(words)
+        if words[0] == "train":
+            protocol.open_data(settings(words))
+    except (SystemExit, ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+class Work(NamedTuple):
+    """What is done about a command: a job of the process with so many devices, up to what it says
+    last, or nothing but to open its data, with what is wrong there."""
+
+    devices: int
+    place: int
+    done: str
+    problem: str = ""
+
+
 def test_every_documented_command_comes_to_its_first_step(stand_ins, tmp_path):
-    table, jobs, seen, known = [], {}, set(), {}
+    rows, jobs, seen, known = [], defaultdict(list), set(), {}
     for number, line in enumerate(documented.lines()):
         reached = documented.words_of(line, tmp_path / str(number))
+        if not reached:
+            rows.append((line, Work(line.devices, -1, "done by stand-ins")))
         for words in reached:
             words = runnable(words, stand_ins, line.devices)
-            if (key := (line.devices, *words)) not in known:
-                same = program(words, line.devices)
+            key, same, job = (line.devices, *words), program(words, line.devices), None
+            if key not in known and (ALL or same not in seen):
+                job = ("", "compiled") if words[0] == "plan" else (STEP, "first step done")
+            elif key not in known and words[0] == "train" and line.where.startswith(DOCUMENTS):
                 ready = rf"parameters on {line.devices} cpu device\(s\); starts"
-                until = STEP if ALL or same not in seen else ready
+                job = (ready, "ready; such a step ran above")
+            if job:
                 seen.add(same)
-                known[key] = (len(jobs.setdefault(line.devices, [])), until)
-                jobs[line.devices].append(["" if words[0] == "plan" else until, *words])
-            table.append((line, words[0], key))
-        if not reached:
-            table.append((line, "", None))
-    said = {n: verdicts(each, n, tmp_path) for n, each in jobs.items()}
+                known[key] = Work(line.devices, len(jobs[line.devices]), job[1])
+                jobs[line.devices].append([job[0], *words])
+            known.setdefault(key, Work(line.devices, -1, "settings accepted", opened(words)))
+            rows.append((line, known[key]))
+    said = {devices: verdicts(each, devices, tmp_path) for devices, each in jobs.items()}
 
-    rows, wrong = [], 0
-    for line, command, key in table:
-        place, until = known.get(key, (0, ""))
-        problem = said[line.devices][place] if key else ""
-        done = {"": "done by stand-ins", "plan": "compiled"}.get(
-            command, "first step done" if until == STEP else "accepted; its program ran above"
-        )
+    print("where, devices, verdict, command")
+    wrong = 0
+    for line, work in rows:
+        problem = work.problem or (said[work.devices][work.place] if work.place >= 0 else "")
         wrong += bool(problem)
-        rows.append(f"{line.where:<28}{line.devices:>4}  {problem or done}\n      {line.shown}")
-    print("\n".join(["where, devices, verdict, command", *rows]))
+        print(f"{line.where:<27}{line.devices:>4}  {problem or work.done}\n      {line.shown}")
     assert not wrong, f"{wrong} of {len(rows)}"
     assert len(rows) > 50
 

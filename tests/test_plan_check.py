@@ -66,21 +66,3 @@ def test_whatever_does_not_fit_is_named_with_its_size(step, evaluation, expected
     assert len(found) == sum(one["fits"] is False for one in (step, *evaluation.values()))
     assert all(part in "; ".join(found) for part in expected)
     assert not found or "v5e:8x8, batch 2,048" in found[0]
-
-
-@pytest.mark.parametrize(
-    ("config", "spares"),
-    [
-        ("shapes", False),
-        ("jsonl", False),
-        ("msrvtt", True),
-        ("msvd:optimizer=adamw", True),
-        ("vatex:model=clip2video", True),
-    ],
-)
-def test_the_recipes_that_need_weights_are_those_of_the_benchmarks(config, spares):
-    loaded = config_loader.load(config)
-
-    assert check.starts_random_but_fine_tunes(loaded) == spares
-    loaded.init.clip = "ViT-B-32.pt"
-    assert not check.starts_random_but_fine_tunes(loaded)

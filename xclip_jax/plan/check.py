@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from xclip_jax.training import random_weights
+
 GIB = 2**30
 SMALLER = (
     "try --config.model.dtype=bfloat16, --config.model.remat=full, --config.micro_batch, more chips"
@@ -26,18 +28,13 @@ def problems(config: ml_collections.ConfigDict, facts: dict) -> list[str]:
         for name, one in programs.items()
         if one["fits"] is False
     ]
-    if starts_random_but_fine_tunes(config):
+    if random_weights.starts_random_but_fine_tunes(config):
         found.append(
             "no weights are named, and this recipe trains CLIP's part at"
             f" {config.optimizer.clip_multiplier:g} of the learning rate, which is meant for"
             " pretrained weights: give --from-clip FILE"
         )
     return found
-
-
-def starts_random_but_fine_tunes(config: ml_collections.ConfigDict) -> bool:
-    """Tells whether the recipe spares CLIP's weights, and there are none to spare."""
-    return not config.init.clip and config.optimizer.clip_multiplier < 1
 
 
 def _amount(program: dict) -> str:
