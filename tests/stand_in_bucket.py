@@ -152,7 +152,6 @@ def gs(name: str = "bucket") -> Iterator[Bucket]:
     bucket.environment = {
         "STORAGE_EMULATOR_HOST": bucket.url,  # gcsfs and google-cloud-storage
         "TENSORSTORE_GCS_HTTP_URL": bucket.url,
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks by gRPC, which the emulator lacks
         "GOOGLE_CLOUD_PROJECT": "none",
         "NO_GCE_CHECK": "true",  # nobody to ask for a login
     }

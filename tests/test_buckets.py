@@ -25,12 +25,12 @@ PARAMS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(5, np
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Pauses of fiftieths of a second, where gcsfs alone has half a minute of them."""
+    """Pauses of fiftieths of a second and less, where gcsfs alone has half a minute of them."""
     gcsfs = pytest.importorskip("gcsfs.retry")
     slept = asyncio.sleep
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            gcsfs, "asyncio", types.SimpleNamespace(sleep=lambda seconds: slept(seconds / 100))
+            gcsfs, "asyncio", types.SimpleNamespace(sleep=lambda seconds: slept(seconds / 1000))
         )
         patch.setattr(retry, "FIRST", 0.02)
         patch.setenv(retry.SECONDS, "0.5")
