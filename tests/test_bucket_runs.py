@@ -117,6 +117,8 @@ def run(bucket, config_file, shapes, name: str, between: Callable[[int], None]) 
         {key: value for key, value in line.items() if key in ("step", "train/loss") or "/r" in key}
         for line in lines
     ]
+    # What ends after its last save evaluates the last step once more, to the same scores.
+    lines = [line for i, line in enumerate(lines) if line not in lines[:i]]
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     return Outcome(leaves, lines, statuses, bucket.failed - failed)
 

@@ -172,7 +172,7 @@ def best_step(checkpointer: ocp.training.Checkpointer, metric: str = BEST) -> in
 
     parity: the later one wins a tie, as the references' >= has it.
     """
-    checkpointer.wait()
+    wait(checkpointer)
     rated = [
         (goodness(checkpoint.metrics, metric), checkpoint.step)
         for checkpoint in checkpointer.checkpoints

@@ -22,7 +22,9 @@ from xclip_jax import (
     cli_train,
     cli_weights,
     one_line,
+    retry,
 )
+from xclip_jax.processes import distributed
 
 EXAMPLES = """examples:
   xclip-jax demo                                    see all of it work, in four minutes on a CPU
@@ -56,7 +58,10 @@ def main(argv: list[str] | None = None) -> None:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         arguments.run(arguments)
     except (Exception, KeyboardInterrupt) as error:
-        sys.exit(one_line.answer(error))
+        status = one_line.answer(error)
+        if status == retry.EXIT_STATUS:
+            distributed.leave(status)  # threads of Orbax or gcsfs may wait for the bucket for ever
+        sys.exit(status)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
