@@ -1,10 +1,11 @@
-"""What training needs on TPU slices, compiled for them ahead of time: a JSON line each.
+"""What training needs on TPU slices and on a machine of GPUs, compiled for them: a JSON line each.
 
 python benchmarks/scaling.py [--only ViT-B/32] [--markdown] [--processes shards/shapes]
 
 With `--processes` the line of processes.py comes first: a second process on CPUs, trained with.
-Needs libtpu (`pip install '.[plan]'`) and no TPU. Each line is one `xclip-jax plan` in a process of
-its own; half a minute to minutes on two cores. `--markdown` prints the rows of docs/scaling.md.
+Needs libtpu and JAX's CUDA plugin (`pip install '.[plan,plan-gpu]'`), no TPU and no GPU. Each line
+is one `xclip-jax plan` in a process of its own; half a minute to minutes on two cores. `--markdown`
+prints the rows of docs/scaling.md.
 """
 
 import argparse
@@ -19,8 +20,9 @@ from typing import NamedTuple
 import processes
 
 GIB = 2**30
+HALF = "--config.model.dtype=bfloat16"
 # How a TPU is trained on: bfloat16 products, and of each block the input kept alone.
-COMPUTE = ("--config.model.dtype=bfloat16", "--config.model.remat=full")
+COMPUTE = (HALF, "--config.model.remat=full")
 
 
 class Line(NamedTuple):
@@ -50,6 +52,15 @@ WEAK = (
     Line("ViT-B/16", "msrvtt:arch=vit_b16", "v5e:2x4", 256),
     Line("ViT-B/16", "msrvtt:arch=vit_b16", "v5e:16x16", 8192),
 )
+# The machine that most have: eight GPUs, the recipe's batch or what fills them.
+GPUS = (
+    Line("ViT-B/32", "msrvtt", "a100:8", 304, (HALF,)),
+    Line("ViT-B/32", "msrvtt", "h100:8", 304, (HALF,)),
+    Line("ViT-B/32", "msrvtt", "b200:8", 304, (HALF,)),
+    Line("ViT-B/32", "msrvtt", "h100:8", 304, ()),
+    Line("ViT-B/16", "msrvtt:arch=vit_b16", "h100:8", 2048),
+    Line("ViT-L/14", "didemo:arch=vit_l14", "h100:8", 64),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.processes:
         processes.main(["--data", args.processes])
     with tempfile.TemporaryDirectory() as folder:
-        for line in LINES + WEAK:
+        for line in LINES + WEAK + GPUS:
             if args.only in (None, line.name):
                 facts = plan(line, Path(folder))
                 print(row(line, facts) if args.markdown else json.dumps(summary(line, facts)))

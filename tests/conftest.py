@@ -17,6 +17,7 @@ if [int(part) for part in version("jaxlib").split(".")[:2]] < [0, 11]:
     FLAGS += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # asks Google by gRPC what a bucket is
 os.environ.setdefault("XCLIP_JAX_RETRY_SECONDS", "2")  # what fails here does not get better
 # Steps that several tests compile are compiled once, in the subprocesses of tests too.
 _CACHE = tempfile.TemporaryDirectory(prefix="xclip_jax_tests_")

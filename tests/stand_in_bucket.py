@@ -152,7 +152,6 @@ def gs(name: str = "bucket") -> Iterator[Bucket]:
     bucket.environment = {
         "STORAGE_EMULATOR_HOST": bucket.url,  # gcsfs and google-cloud-storage
         "TENSORSTORE_GCS_HTTP_URL": bucket.url,
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks by gRPC, which the emulator lacks
         "GOOGLE_CLOUD_PROJECT": "none",
         "NO_GCE_CHECK": "true",  # nobody to ask for a login
     }
@@ -182,6 +181,7 @@ def s3(name: str = "bucket") -> Iterator[Bucket]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",  # botocore pauses for seconds, so it is our own tries that count
     }
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/moto-api/reset")

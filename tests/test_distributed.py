@@ -56,13 +56,11 @@ def test_errors_of_others_are_told_from_those_of_this_process(error, lost):
 
 CHILD = """
 import os, signal, sys
+from xclip_jax import one_line
 from xclip_jax.processes import supervise
 def work():
     {work}
-def answer(error):
-    print("xclip-jax:", error, file=sys.stderr)
-    return 2
-supervise.run(work, answer)
+supervise.run(work, one_line.answer)
 """
 FATAL = (
     "F1122 00:00:00.0 1 client.h:80] Terminating process because the JAX distributed service"
@@ -75,6 +73,12 @@ FATAL = (
     [
         ("print('done')", 0, ""),
         ("raise ValueError('seed: no')", 2, "xclip-jax: seed: no\n"),
+        (
+            "from xclip_jax import retry; raise retry.StorageUnavailable('gs://b: 503')",
+            75,
+            "xclip-jax: gs://b: 503. Nothing is lost beyond the last save: run the same command"
+            " again to go on.\n",
+        ),
         ("sys.exit(5)", 5, ""),
         ("os.abort()", 134, "xclip-jax: the process was ended by SIGABRT.\n"),
         (
@@ -89,7 +93,7 @@ FATAL = (
         ),
         ("print('W beware', file=sys.stderr)", 0, "W beware\n"),
     ],
-    ids=["done", "error", "exit", "abort", "killed", "peer", "warning"],
+    ids=["done", "error", "bucket", "exit", "abort", "killed", "peer", "warning"],
 )
 def test_the_end_of_a_supervised_process_is_told_in_one_line(work, status, said):
     done = subprocess.run(

@@ -93,6 +93,7 @@ def step_of(name: str, options: dict, batch: dict, *, devices: int, **layout) ->
 # What the last rows of a batch hold is not blank here: whatever it is, it must not show.
 CASES = {
     "xclip": ("xclip", {"temperature": 1.0, "head": "meanP"}, 12),
+    "transformer": ("xclip", {"aggregation": "transformer", "context_length": 13}, 12),
     "several captions in parts": ("xclip", {"temperature": 1.0, "head": "meanP"}, 24),
     "meanP": ("clip4clip", {"head": "meanP"}, 12),
     "tightTransf in groups": ("clip4clip", {"head": "tightTransf", "negative_groups": 3}, 12),

@@ -132,7 +132,10 @@ def test_a_batch_that_chips_cannot_share_is_padded_and_no_more_is_sent(facts):
     for one, other in both:
         assert one["kind"] == other["kind"] and one["sent"] <= other["sent"]
     sizes = workdir.model_sizes(config, 300)
-    assert padded["step"]["flops"] == flops.train_step(sizes, 19) / 8
+    real = train_step.abstract_batch(config, sizes)
+    model = models.create("xclip", **sizes)
+    assert len(real["tokens"]) == 19
+    assert padded["step"]["flops"] == flops.train_step(*model, real) / 8
 
 
 @pytest.mark.parametrize(

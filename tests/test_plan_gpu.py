@@ -90,7 +90,7 @@ def test_a_gpus_time_is_the_rooflines_of_its_data_sheet(planned):
 def test_without_the_plugin_it_is_one_line_that_says_what_to_install():
     code = (
         "import sys, importlib.metadata as found; sys.modules['jax_plugins'] = None;"
-        "found.entry_points = lambda **_: (); from xclip_jax import cli;"
+        "found.entry_points = lambda **_: found.EntryPoints(); from xclip_jax import cli;"
         "cli.main(['plan', '--config', 'shapes', '--topology', 'h100:8'])"
     )
 

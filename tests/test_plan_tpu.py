@@ -113,6 +113,21 @@ def test_two_slices_send_over_the_network_between_them(tmp_path):
     assert facts["estimate"]["seconds"]["dcn"] > 0
 
 
+@takes_minutes
+@pytest.mark.parametrize("name", ["v6e:4x4", "v5e:2x2:2", "tpu7x:2x2x1"])
+def test_a_step_compiles_with_every_divisor_as_fsdp_or_is_refused_in_one_line(name):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, str(Path(scaling.__file__).with_name("meshes.py")), name]
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    refused = [line for line in done.stdout.splitlines() if "compiled;" not in line]
+    assert [line.split()[:2] for line in refused] == (
+        [[name, "fsdp=8"]] if name == "v5e:2x2:2" else []
+    )
+
+
 def test_a_chip_that_libtpu_does_not_know_is_one_line():
     command = [sys.executable, "-m", "xclip_jax", "plan", *SMALL, "--topology", "v5e:3x5"]
 

@@ -48,6 +48,10 @@ def test_a_zero_vector_is_normalised_to_zero_with_a_zero_gradient():
     np.testing.assert_array_equal(gradient[1], 0)
 
 
+def test_a_vector_that_is_not_a_number_is_not_hidden_by_normalising():
+    assert np.isnan(normalize(jnp.array([[3.0, np.nan]]))).all()
+
+
 @pytest.mark.parametrize("name", temporal.HEADS)
 def test_a_video_without_frames_gives_zero_and_finite_gradients(name):
     graphdef, state = nnx.split(head(name))

@@ -4,12 +4,17 @@
 first use of what needs it.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from xclip_jax.version import __version__
 
 if TYPE_CHECKING:
     from xclip_jax.library import Model, load
+
+# etils, through which Orbax reaches gs://, takes TensorFlow for it where that is installed: another
+# login and other errors than those of the shards and the metrics. It decides at its first use.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 __all__ = ["Model", "__version__", "load"]
 

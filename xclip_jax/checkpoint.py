@@ -96,7 +96,10 @@ def _told(checkpointer: ocp.training.Checkpointer) -> Iterator[None]:
             raise
         last = _last_whole(checkpointer.directory)
         what = f"a checkpoint could not be saved ({first_line(error)}); {last}"
-        if retry.is_storage(error):
+        if checkpoint_folder.refused(error):
+            raise ValueError(f"{what}.") from error
+        # What Orbax says then, "directory does not exist" say, need not be what went wrong first.
+        if remote.is_remote(checkpointer.directory):
             raise retry.StorageUnavailable(what) from error
         raise ValueError(
             f"{what}. Where the disk is full make room, then run the same command again to go on"
@@ -277,7 +280,7 @@ def _damaged(checkpointer: ocp.training.Checkpointer, step: int, error: Exceptio
     while cause := error.__cause__ or error.__context__:
         error = cause  # Orbax tells which of its readers failed, the innermost one why
     folder = checkpointer.directory / str(step)
-    if isinstance(error, PermissionError) or "Forbidden" in str(error):
+    if checkpoint_folder.refused(error):
         return ValueError(f"{folder} may not be read: {first_line(error)}")
     others = [c.step for c in checkpointer.checkpoints if c.step != step]
     before = (

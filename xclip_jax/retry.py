@@ -20,6 +20,7 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h
 SECONDS = "XCLIP_JAX_RETRY_SECONDS"  # environment variable: how long to go on trying
 DEFAULT_SECONDS = 180.0
 FIRST, LONGEST = 0.5, 30.0  # pauses in seconds; each is twice the one before
+LEAST = 3  # tries, however long each takes
 QUIET = 30.0  # seconds between two warnings, for many threads fail at once
 
 STATUSES = {408, 425, 429, 500, 502, 503, 504}  # of HTTP
@@ -61,19 +62,17 @@ def call(act: Callable[[], T], what: str, *, seconds: float | None = None) -> T:
     Args:
       what: the address, for the message.
     """
-    began, tries = time.monotonic(), 0
-    pauses = delays(patience() if seconds is None else seconds, key=what)
-    end = began + (patience() if seconds is None else seconds)
+    seconds = patience() if seconds is None else seconds
+    began, tries, pauses = time.monotonic(), 0, delays(seconds, key=what)
     while True:
         try:
             return act()
         except Exception as error:
-            if not is_transient(error):
+            if isinstance(error, StorageUnavailable) or not is_transient(error):
                 raise
             tries += 1
-            pause = next(pauses, None)
-            if pause is None or time.monotonic() + pause > end:
-                spent = time.monotonic() - began
+            pause, spent = next(pauses, None), time.monotonic() - began
+            if pause is None or (tries >= LEAST and spent + pause > seconds):
                 raise StorageUnavailable(
                     f"{what} cannot be reached: {said(error)} (tried for {spent:.0f} s, {tries}"
                     " times)"
@@ -102,7 +101,7 @@ def delays(seconds: float, *, key: str = "") -> Iterator[float]:
 
 def is_transient(error: BaseException) -> bool:
     """Tells whether what failed, a request to a bucket or server, may succeed later."""
-    for part in _chain(error):
+    for part in chain(error):
         if isinstance(part, StorageUnavailable):
             return True
         if (status := _status(part)) is not None:
@@ -112,7 +111,7 @@ def is_transient(error: BaseException) -> bool:
         names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in _kinds(part)}
         if isinstance(part, BUILT_IN) or names & CLASSES or getattr(part, "retryable", False):
             return True
-    return any(TEXT.search(str(part)) for part in _chain(error))
+    return any(TEXT.search(str(part)) for part in chain(error))
 
 
 def is_storage(error: BaseException) -> bool:
@@ -124,7 +123,7 @@ def is_storage(error: BaseException) -> bool:
         isinstance(part, StorageUnavailable)
         or TEXT.search(str(part))
         or any(kind.__module__.partition(".")[0] in PACKAGES for kind in _kinds(part))
-        for part in _chain(error)
+        for part in chain(error)
     )
     return ours and is_transient(error)
 
@@ -135,11 +134,7 @@ def said(error: BaseException) -> str:
     return text if len(text) <= 240 else f"{text[:80]} ... {text[-150:]}"
 
 
-def _kinds(error: BaseException) -> tuple[type, ...]:
-    return type(error).__mro__
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yields an error and what led to it."""
     seen = set()
     while error is not None and id(error) not in seen:
@@ -148,6 +143,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         reason = getattr(error, "reason", None)  # urllib keeps the cause of a URLError there
         context = None if error.__suppress_context__ else error.__context__
         error = error.__cause__ or (reason if isinstance(reason, Exception) else context)
+
+
+def _kinds(error: BaseException) -> tuple[type, ...]:
+    return type(error).__mro__
 
 
 def _status(error: BaseException) -> int | None:

@@ -172,6 +172,7 @@ def train_and_evaluate(
 
         def save(step: int, scores: dict[str, float] | None) -> None:
             reporter.flush(step)  # which stops the run where an update was not finite
+            reporter.upload()  # a run that goes on from here has these lines only
             moved(f"saving step {step}")
             latest = checkpointer.latest
             if latest is None or latest.step != step:

@@ -247,8 +247,8 @@ def _connect(place: str | Path):
         seconds = retry.patience()
         # By itself it tries four times within a second or two.
         options = {
-            "client_max_retries": str(2 * len(list(retry.delays(seconds)))),
-            "client_retry_timeout": f"{seconds:.0f}",
+            "client_max_retries": str(len(list(retry.delays(seconds))) or 1),
+            "client_retry_timeout": f"{max(1, seconds):.0f}",
         }
     try:
         return lancedb.connect(str(place), storage_options=options or None)

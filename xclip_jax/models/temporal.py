@@ -16,7 +16,7 @@ POSITION_SCALE = 0.7
 def normalize(x: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
     """Returns x / |x|, and zero (with a zero gradient) for a zero vector, never NaN."""
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    some = square > 0
+    some = square != 0  # true of NaN, which must not pass for a zero vector
     return jnp.where(some, x, 0) * jax.lax.rsqrt(jnp.where(some, square, jnp.float32(1)))
 
 

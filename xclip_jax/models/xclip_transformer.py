@@ -70,9 +70,16 @@ class TransformerXCLIP(nnx.Module):
         video: Video,
         key: Key[Array, ""],
         same: Bool[Array, "T V"] | None = None,
+        padding: int = 0,
     ) -> Float[Array, ""]:
-        """Returns the training loss of a batch, with dropout; `same` as in `losses.symmetric`."""
-        texts, videos = text.mask.shape[0], video.mask.shape[0]
+        """Returns the training loss of a batch, with dropout; `same` as in `losses.symmetric`.
+
+        The last `padding` texts, and their videos, are blank: no pair of them is read.
+        """
+        texts = text.mask.shape[0] - padding
+        videos = texts * video.mask.shape[0] // text.mask.shape[0]
+        text = jax.tree.map(lambda x: x[:texts], text)
+        video = jax.tree.map(lambda x: x[:videos], video)
         floats = self.pair_floats(text.mask.shape[1], video.mask.shape[1])
         columns = training_columns(texts, videos, floats)
         compare = self._pairs(text)

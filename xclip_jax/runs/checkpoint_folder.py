@@ -5,7 +5,6 @@ has its own name from the first file on, and is whole with the last, COMMITTED.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +29,6 @@ def of(workdir) -> epath.Path | Path:
             f"{workdir}: Orbax saves checkpoints on disks and at gs:// only. Give a folder of a"
             " disk that all hosts reach, and copy it to the bucket."
         )
-    # etils would go through TensorFlow where that is installed: another login, other errors.
-    os.environ.setdefault("EPATH_USE_TF", "false")
     _bound_retries()
     return epath.Path(str(workdir)) / "checkpoints"
 
@@ -43,6 +40,18 @@ def whole_steps(folder: epath.Path | Path) -> list[int]:
     except FileNotFoundError:
         return []
     return sorted(int(path.name) for path in paths if utils.is_checkpoint_finalized(path))
+
+
+def refused(error: BaseException) -> bool:
+    """Tells whether an error is for want of a right or a login."""
+    words = (
+        "Forbidden",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "Unauthorized",
+        "Permission denied",
+    )
+    return any(word in str(part) for part in retry.chain(error) for word in words)
 
 
 @contextlib.contextmanager

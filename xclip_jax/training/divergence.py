@@ -97,10 +97,13 @@ def explained(checkpointer, config) -> Iterator[None]:
 
 
 def _move(folder):
-    """Moves a checkpoint out of the folder of checkpoints; returns where it is to be found."""
+    """Moves a checkpoint out of the folder of checkpoints; returns where it is now."""
     aside = folder.parent.parent / f"diverged-{folder.name}"
     if jax.process_index() == 0:
-        if aside.exists():  # of an earlier start, which came to the same state
-            aside.rmtree()
-        folder.rename(aside)
+        try:
+            if aside.exists():  # of an earlier start, which came to the same state
+                aside.rmtree()
+            folder.rename(aside)
+        except Exception as error:  # each file system has errors of its own
+            return f"still {folder}, to be removed by hand ({error})"
     return aside
