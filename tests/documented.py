@@ -108,11 +108,14 @@ def devices(text: str, exports: str) -> int:
     if given := re.search(r"--processes (\d+)", text):
         return int(given[1]) * MACHINE
     if given := re.search(r"--topology (\S+)", text):
-        return max(
-            math.prod(int(n) for n in re.findall(r"\d+", name.partition(":")[2]))
-            for name in given[1].split(",")
-        )
+        return max(map(planned, given[1].split(",")))
     return POD if "--distributed" in text else MACHINE
+
+
+def planned(topology: str) -> int:
+    """Returns the devices of a topology as `plan` names it: v5e:8x8:2 is two slices."""
+    kind, _, shape = topology.partition(":")
+    return math.prod(map(int, re.findall(r"\d+", shape))) * (2 if kind == "tpu7x" else 1)
 
 
 def words_of(line: Line, folder: Path) -> list[list[str]]:

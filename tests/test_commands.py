@@ -11,7 +11,6 @@ made for all that they name.
 """
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -96,7 +95,7 @@ def runnable(words: list[str], stand_ins: Path, devices: int) -> list[str]:
             kept += [word, str(CLIP)]
         elif word == "--topology":
             names = rest.pop(0).split(",")[: None if ALL else 1]
-            kept += [word, ",".join(f"cpu:{chips(name)}" for name in names)]
+            kept += [word, ",".join(f"cpu:{documented.planned(name)}" for name in names)]
         elif word == "--batch-size":
             kept += [word, ",".join(rest.pop(0).split(",")[: None if ALL else 1])]
         elif word.startswith("--config.data.held_out="):
@@ -114,10 +113,6 @@ def runnable(words: list[str], stand_ins: Path, devices: int) -> list[str]:
         batch = devices + batch % devices
     data = [f"--config.data.dir={stand_ins / shards}", f"--config.batch_size={batch}"]
     return [*kept, *TINY, *data]
-
-
-def chips(topology: str) -> int:
-    return math.prod(int(number) for number in re.findall(r"\d+", topology.partition(":")[2]))
 
 
 def settings(words: list[str]):
@@ -211,6 +206,7 @@ def test_every_documented_command_comes_to_its_first_step(stand_ins, tmp_path):
         ("#SBATCH --nodes=3\n#SBATCH --gpus-per-node=4\nsrun xclip-jax train", "", 12),
         ("xclip-jax plan --topology v5e:2x4,v5p:4x4x4", "", 64),
         ("xclip-jax plan --topology v5e:2x4:3", "", 24),
+        ("xclip-jax plan --topology tpu7x:2x2x2,h100:8", "", 16),
         ("./launch_tpu.sh watch", "export TPU_TYPE=v5p-16 A=b\n", 8),
         ("TPU_TYPE=v6e-4 ./launch_tpu.sh watch", "export TPU_TYPE=v5p-16\n", 4),
         ("./launch_tpu.sh jobset", "export TPU_TYPE=tpu7x-16\n", 16),
