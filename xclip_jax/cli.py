@@ -52,8 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     if not os.environ.get("XCLIP_JAX_TRACEBACK"):
-        # A request that fails comes with a page of gcsfs's before we can say it in one line.
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+        # A request that fails comes with pages of these before we can say it in one line.
+        for name in ("fsspec", "gcsfs"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        one_line.quiet_threads()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         arguments.run(arguments)
