@@ -49,7 +49,7 @@ def test_parameters_that_have_blown_up_are_not_saved(diverging, tmp_path):
 
 
 def test_what_fails_only_in_its_own_forward_pass_is_not_gone_on_from(diverging, tmp_path, capsys):
-    diverging.optimizer.learning_rate = 1e14  # too small for the norm, too large for a forward pass
+    diverging.optimizer.learning_rate = 1e16  # too small for the norm, too large for a forward pass
     diverging.eval_every_steps = 2
     with pytest.raises(
         FloatingPointError, match=r"evaluation of step 2 failed: NaN in row .*; the"

@@ -18,13 +18,13 @@ MODELS = {
 
 
 def verbs(name: str, **options) -> tuple:
-    """Returns the encoders and parameters of a model, and its features of 4 texts and 3 videos."""
+    """Returns the encoders and parameters of a model, and its features of 8 texts and 16 videos."""
     name, own = MODELS[name]
     graphdef, abstract = models.create(name, **tiny.SIZES | own | options)
     encoders, params, batch = (
         evaluate.make_encoders(graphdef),
         tiny.draw(abstract, 0),
-        tiny.batch(4, 3),
+        tiny.batch(8, 16),
     )
     text = encoders.text.trace(params, batch["tokens"], batch["token_mask"])
     video = encoders.video.trace(params, batch["video"], batch["frame_mask"])
