@@ -97,8 +97,8 @@ def test_eight_devices_give_what_one_gives_and_each_computes_a_share(model, clip
         found.append((matrices, index, vectors))
         shares.append(seen)
 
-    # Features are of length 1; scores are those of unit vectors times the logit scale. An index keeps
-    # float16, which may be rounded the other way.
+    # Features are of length 1; scores are those of unit vectors times the logit scale. An index
+    # keeps float16, which may be rounded the other way.
     for rtol, eight, one in zip((1e-5, 2**-10, 1e-5), *found, strict=True):
         for x, y in zip(*map(jax.tree.leaves, (eight, one)), strict=True):
             np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-5)
