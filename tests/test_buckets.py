@@ -251,6 +251,8 @@ def test_a_half_written_checkpoint_is_neither_counted_nor_in_the_way(gs, stage):
     assert checkpoint_folder.whole_steps(names) == [1]
     assert checkpoint.load_params(folder)[1] == 1
     with checkpoint.open_folder(folder, keep=2) as checkpointer:  # as the next start does
+        left = (remote.place(folder) / "checkpoints").files()
+        assert {path.parent.name for path in left if path.name == "_CHECKPOINT_METADATA"} == {"1"}
         assert checkpointer.latest.step == 1
         jax.tree.map(
             np.testing.assert_array_equal, checkpoint.restore(checkpointer, state(0)), state(1)

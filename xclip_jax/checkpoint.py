@@ -40,10 +40,11 @@ def open_folder(workdir, *, keep: int, metric: str = BEST) -> ocp.training.Check
     )
     with checkpoint_folder.reached(folder):
         _check_metrics(folder)
+        checkpoint_folder.remove_half_written(folder)
         return ocp.training.Checkpointer(
             folder,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not remote.is_remote(folder),
         )
 
 

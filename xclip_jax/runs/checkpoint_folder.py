@@ -8,7 +8,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import utils
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
@@ -35,11 +37,23 @@ def of(workdir) -> epath.Path | Path:
 
 def whole_steps(folder: epath.Path | Path) -> list[int]:
     """Returns the steps whose checkpoints are whole, as Orbax tells it, in order."""
-    try:
-        paths = [path for path in epath.Path(folder).iterdir() if path.name.isdigit()]
-    except FileNotFoundError:
-        return []
-    return sorted(int(path.name) for path in paths if utils.is_checkpoint_finalized(path))
+    return sorted(int(path.name) for path in _steps(folder) if utils.is_checkpoint_finalized(path))
+
+
+def remove_half_written(folder: epath.Path | Path) -> None:
+    """Removes what a killed run has begun in a bucket and not ended; all processes call it.
+
+    Orbax's own removal goes on while it lists the folder, which is gone with its last file: a start
+    after a first save that failed then ended with "not found".
+    """
+    if not remote.is_remote(folder):
+        return
+    if jax.process_index() == 0:
+        for path in _steps(folder):
+            if not utils.is_checkpoint_finalized(path):
+                remote.place(str(path)).remove()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("half-written checkpoints are removed")
 
 
 def refused(error: BaseException) -> bool:
@@ -74,6 +88,13 @@ def reached(folder: epath.Path | Path) -> Iterator[None]:
         if remote.is_remote(folder) and isinstance(error, OSError):
             raise ValueError(f"{folder}: {retry.said(error)}") from error
         raise
+
+
+def _steps(folder: epath.Path | Path) -> list[epath.Path]:
+    try:
+        return [path for path in epath.Path(folder).iterdir() if path.name.isdigit()]
+    except FileNotFoundError:
+        return []
 
 
 def _bound_retries() -> None:
