@@ -36,17 +36,3 @@ def answer(error: BaseException) -> int:
         raise error
     print(f"xclip-jax: {text}", file=sys.stderr, flush=True)
     return status
-
-
-def quiet_threads() -> None:
-    """Drops what TensorStore's threads print when an answer comes that nobody waits for any more.
-
-    Where one request of a save has failed, Orbax closes the event loop of all.
-    """
-    before = sys.excepthook
-
-    def hook(kind, error, trace) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, trace)
-
-    sys.excepthook = hook

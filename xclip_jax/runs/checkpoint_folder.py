@@ -51,7 +51,7 @@ def remove_half_written(folder: epath.Path | Path) -> None:
     if jax.process_index() == 0:
         for path in _steps(folder):
             if not utils.is_checkpoint_finalized(path):
-                remote.place(str(path)).remove()
+                path.rmtree(missing_ok=True)  # as Orbax does, whose listings are cached
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("half-written checkpoints are removed")
 
