@@ -24,6 +24,7 @@ from xclip_jax import checkpoint, remote
 RUNS = int(os.environ.get("XCLIP_JAX_BUCKET_RUNS", "1"))
 STEPS, SAVE_EVERY = 12, 3
 STARTS = 8  # of one run at most
+SEEDS = [3, *range(3), *range(4, 100)]  # an outage first, for where there is one run only
 FAULTS = (503, 429, 500, 502, 504, RESET)
 # `xclip-jax train`, with the pauses of the libraries cut to what a test can wait for.
 PROGRAM = (
@@ -150,7 +151,7 @@ def test_nothing_is_lost_to_a_bucket_that_fails(bucket, config_file, shapes, cap
     assert whole.statuses == [0] and whole.failed == 0
 
     outcomes = []
-    for seed in range(RUNS):
+    for seed in SEEDS[:RUNS]:
         rng = np.random.default_rng([24, seed])
 
         def between(start: int, rng=rng) -> None:
@@ -174,4 +175,4 @@ def test_nothing_is_lost_to_a_bucket_that_fails(bucket, config_file, shapes, cap
                 f"\n{RUNS} runs of {requests} requests: {failed} faults, {again} exits with 75 and"
                 " as many restarts, 0 lost"
             )
-    assert all(outcome.failed for outcome in outcomes) and again >= RUNS // 2
+    assert all(outcome.failed for outcome in outcomes) and again >= max(1, RUNS // 2)
