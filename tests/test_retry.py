@@ -75,7 +75,6 @@ def of_aiohttp() -> Exception:
             False,
         ),
     ],
-    ids=str,
 )
 def test_failures_that_pass_are_told_from_those_that_stay(make, passes, storage):
     error = make()
@@ -93,7 +92,6 @@ def test_failures_that_pass_are_told_from_those_that_stay(make, passes, storage)
         (lambda: RuntimeError("UNAVAILABLE: coordination service: Connection refused"), True),
         (lambda: ValueError("UNKNOWN: Gloo AllReduce: Connection reset by peer"), True),
     ],
-    ids=str,
 )
 def test_a_bucket_is_not_taken_for_a_dead_process_nor_one_for_the_other(make, lost):
     error = make()
@@ -159,7 +157,6 @@ def test_a_mistake_is_not_tried_again(error):
         (lambda: FileNotFoundError("No gs://b/x."), 2),
         (lambda: OSError(errno.ENOSPC, "No space left on device"), 2),
     ],
-    ids=str,
 )
 def test_the_exit_status_tells_what_passes_from_what_has_to_be_mended(make, status, capsys):
     assert one_line.answer(make()) == status
