@@ -24,10 +24,6 @@ LANCEDB = (
 FORBIDDEN = "PERMISSION_DENIED: Forbidden [http_response_code='403'] [http_response_body='']"
 
 
-def named(value: object) -> str | None:
-    return "error" if callable(value) else None  # a function's own name differs between processes
-
-
 def caused(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
@@ -79,7 +75,6 @@ def of_aiohttp() -> Exception:
             False,
         ),
     ],
-    ids=named,
 )
 def test_failures_that_pass_are_told_from_those_that_stay(make, passes, storage):
     error = make()
@@ -97,7 +92,6 @@ def test_failures_that_pass_are_told_from_those_that_stay(make, passes, storage)
         (lambda: RuntimeError("UNAVAILABLE: coordination service: Connection refused"), True),
         (lambda: ValueError("UNKNOWN: Gloo AllReduce: Connection reset by peer"), True),
     ],
-    ids=named,
 )
 def test_a_bucket_is_not_taken_for_a_dead_process_nor_one_for_the_other(make, lost):
     error = make()
@@ -163,7 +157,6 @@ def test_a_mistake_is_not_tried_again(error):
         (lambda: FileNotFoundError("No gs://b/x."), 2),
         (lambda: OSError(errno.ENOSPC, "No space left on device"), 2),
     ],
-    ids=named,
 )
 def test_the_exit_status_tells_what_passes_from_what_has_to_be_mended(make, status, capsys):
     assert one_line.answer(make()) == status
