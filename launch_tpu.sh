@@ -12,11 +12,11 @@
 #             --config.KEY=VALUE. The same command again resumes the run in the same WORKDIR
 #   watch     create, setup and train whenever that is needed, after a preemption for one, until
 #             WORKDIR/finished is there; ARGUMENTS as for train. With --delete it gives the slice back
-#             when the run is finished, refuses its settings or is given up. Interrupting it, or
-#             `stop`, leaves the slice as it is
+#             when the run is finished, exits with 2 or is given up. Interrupting it, or `stop`,
+#             leaves the slice as it is
 #   eval      evaluate the run on all workers; ARGUMENTS go to `xclip-jax eval`: --split test
-#   status    what the slice, the workers and the run are at
-#   logs      the end of a worker's log; --follow stays and shows what comes
+#   status    print the state of the slice, the workers and the run
+#   logs      print the last 100 lines of a worker's log; --follow goes on printing
 #   stop      let the run save and end (SIGTERM), which ends `watch` too; the slice stays, and costs
 #   delete    give the slice back; asks first, unless --yes. The bucket is not touched
 #   jobset    print a JobSet that trains on GKE, for `kubectl apply -f -`; ARGUMENTS as for train.
@@ -31,14 +31,14 @@
 # Variables: export them, or write VARIABLE=value before the command.
 : "${TPU_NAME:=xclip}"          # the slice, and the queued resource
 : "${TPU_ZONE:=us-west4-a}"     # where it is
-: "${TPU_PROJECT:=}"            # the project that pays (gcloud's own)
+: "${TPU_PROJECT:=}"            # the project that pays (default: gcloud's own)
 : "${TPU_TYPE:=v5litepod-16}"   # as Google names it: v4-32, v5litepod-64 (v5e), v5p-128, v6e-64, tpu7x-128
-: "${TPU_TOPOLOGY:=}"           # its shape, 8x8 (the usual one for TPU_TYPE)
-: "${TPU_RUNTIME:=}"            # software of the workers (the one for TPU_TYPE)
+: "${TPU_TOPOLOGY:=}"           # chips along its axes, as 8x8 (default: the usual ones for TPU_TYPE)
+: "${TPU_RUNTIME:=}"            # software of the workers (default: the one for TPU_TYPE)
 : "${TPU_CREATE:=on-demand}"    # on-demand, spot, queued or queued-spot
 : "${TPU_SLICES:=1}"            # slices of TPU_TYPE in one run; more than 1 have to be queued
-: "${CREATE_FLAGS:=}"           # more words for create: --reserved, --network=N --internal-ips
-: "${SSH_FLAGS:=}"              # more words for ssh and scp: --internal-ip
+: "${CREATE_FLAGS:=}"           # more flags for create: --reserved, --network=N --internal-ips
+: "${SSH_FLAGS:=}"              # more flags for ssh and scp: --internal-ip
 : "${SHARDS:=}"                 # folder of shards here, or gs://, that `data` copies
 : "${DATA:=}"                   # where the shards are in the bucket: gs://BUCKET/shards/NAME
 : "${CONFIG:=}"                 # --config of the training: msrvtt:arch=vit_b16
@@ -50,10 +50,10 @@
 : "${REMOTE:=xclip_jax}"        # folder in the workers' home for environment, log and pid
 : "${NODE:=0}"                  # slice whose log `logs` shows
 : "${WORKER:=0}"                # worker whose log `logs` shows
-: "${POLL_SECONDS:=60}"         # between two looks of `watch`; after failures up to 32 times as long
+: "${POLL_SECONDS:=60}"         # between two checks by `watch`; after failures up to 32 times as long
 : "${WATCH_TRIES:=20}"          # attempts of `watch` without a new checkpoint before it gives up
 : "${CRASH_TRIES:=3}"          # crashes (exit code 1) without a new checkpoint before it gives up
-: "${STOP_SECONDS:=300}"        # that `stop` waits for the run to save
+: "${STOP_SECONDS:=300}"        # seconds that `stop` waits for the run to save
 : "${IMAGE:=}"                  # of `jobset`: a container image with this package installed
 : "${SERVICE_ACCOUNT:=default}" # of `jobset`: the Kubernetes account that may use the bucket
 : "${GCLOUD:=gcloud}"           # 'gcloud alpha' for SSH_FLAGS=--tunnel-through-iap
@@ -547,7 +547,7 @@ watch_once() { # WORD...: one look, at most one step; sets DID to waited, steppe
       ;;
     yes*'code 2.'*)
       logs || true
-      die "the run refused its settings, as the log above says: nothing to try again."
+      die "the run ended with code 2, for a wrong setting or a loss that is not finite: see the log above."
       ;;
     yes*'code 1.'*) crashed "$@" ;;
     *': new'*)
