@@ -591,6 +591,8 @@ count_try() { # a new checkpoint pays for all attempts before it
 watch() { # WORD...: for xclip-jax train
   exec </dev/null # nobody answers gcloud's questions here: it takes their defaults
   tries=0 crashes=0 begun='' checked='' before='' SPENT=$DELETE
+  # What fails at the very first look seldom heals: someone is there to mend it.
+  is_finished || die "cannot look into $WORKDIR, as gcloud says above: is it logged in, is the bucket there?"
   saved=$(whole_checkpoints) || saved='' # there may be none yet
   while :; do
     watch_once "$@"

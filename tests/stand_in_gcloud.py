@@ -92,6 +92,8 @@ def gcloud(words: list[str]) -> None:
         calls.write(json.dumps(words) + "\n")
     flags = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
     if words[:2] == ["storage", "ls"]:
+        if play("storage_fails", ""):
+            fail(play("storage_fails", ""))
         pattern = words[2].removeprefix("gs://")
         found = sorted((HERE / "bucket").glob(pattern)) if "*" in pattern else []
         found = found or [path for path in [HERE / "bucket" / pattern] if path.exists()]

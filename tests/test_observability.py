@@ -185,3 +185,13 @@ def test_warnings_of_libraries_are_shown_in_a_line_but_not_what_a_failed_save_sa
     assert cli_train._in_a_line(shown) and shown.exc_info is None
     assert cli_train._in_a_line(record("checkpoint_manager.py", logging.WARNING))
     assert not cli_train._in_a_line(record("async_checkpointer.py", logging.ERROR))
+
+
+def test_a_run_goes_on_where_tensorboard_cannot_write(tmp_path, capsys):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("no folder")
+
+    assert train.summary_writer(tmp_path / "file") is None
+
+    assert "TensorBoard's files cannot be written" in capsys.readouterr().out

@@ -146,6 +146,16 @@ def test_a_slice_that_gcloud_cannot_tell_about_is_not_taken_for_absent(cloud, er
     assert not cloud.verbs()
 
 
+def test_a_bucket_that_cannot_be_looked_into_ends_the_watch_before_it_rents(cloud):
+    cloud.play(storage_fails="You do not currently have an active account selected.")
+
+    watched = cloud.launch("watch")
+
+    assert watched.returncode == 1 and not cloud.verbs()
+    said = watched.stderr.splitlines()
+    assert "active account" in said[-2] and "cannot look into gs://b/runs/one" in said[-1]
+
+
 def test_stopping_the_run_ends_the_watch_and_another_watch_goes_on(cloud):
     cloud.play(runs=["wait", "finish"])
     watch = cloud.start("watch")

@@ -1,5 +1,6 @@
 """What a training run says about itself: the progress line, metrics.jsonl and TensorBoard."""
 
+import datetime
 import math
 import time
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from xclip_jax import metrics, protocol, throughput
 from xclip_jax.lines import Lines
+from xclip_jax.processes.distributed import first_line
 from xclip_jax.training import divergence
 
 
@@ -73,12 +75,13 @@ class Reporter:
             "train/learning_rate": float(self.learning_rate(step - 1)),
             **self.rates.of(rate),
         }
-        eta = int((self.total - step) / rate)
+        left = datetime.timedelta(seconds=int((self.total - step) / rate))
+        eta = "-" if step == 1 else left  # the first step's time is its compilation's
         clip_rate = report["train/learning_rate"] * self.config.optimizer.clip_multiplier
         self.say(
             f"step {step}/{self.total}  loss {means.get('train/loss', math.nan):.4f}"
             f"{f'  skipped {skipped}' if skipped else ''}  {rate:.2f} steps/s"
-            f"  ETA {eta // 60}:{eta % 60:02d}  data wait {report['train/data_wait']:.0%}"
+            f"  ETA {eta}  data wait {report['train/data_wait']:.0%}"
             f"  lr {report['train/learning_rate']:.1e} (CLIP {clip_rate:.1e})"
             f"  {throughput.words(report)}"
         )
@@ -133,6 +136,19 @@ class Reporter:
     def _write(self, step: int, values: dict[str, float], **more) -> None:
         if self.writes:
             self.lines.add({"step": step} | values | more)
-        if self.tensorboard:
+        if not self.tensorboard:
+            return
+        try:
             self.tensorboard.write_scalars(step, values)
             self.tensorboard.flush()
+        except Exception as error:  # TensorFlow has errors and ways to buckets of its own
+            self.say(without_tensorboard(error))
+            self.tensorboard = None
+
+
+def without_tensorboard(error: Exception) -> str:
+    """Returns what to say where TensorBoard's files cannot be written."""
+    return (
+        f"TensorBoard's files cannot be written ({first_line(error)}): the run goes on without;"
+        " metrics.jsonl has all of it."
+    )

@@ -83,7 +83,11 @@ def call(act: Callable[[], T], what: str, *, seconds: float | None = None) -> T:
 
 def patience() -> float:
     """Returns for how many seconds a failure is tried again."""
-    return float(os.environ.get(SECONDS, DEFAULT_SECONDS))
+    given = os.environ.get(SECONDS, str(DEFAULT_SECONDS))
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"{SECONDS}={given}: expected a number of seconds.") from None
 
 
 def delays(seconds: float, *, key: str = "") -> Iterator[float]:

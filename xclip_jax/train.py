@@ -31,7 +31,8 @@ from xclip_jax import input as pipeline
 from xclip_jax import tokenizer as tokenizers
 from xclip_jax.parallel import row_sharding
 from xclip_jax.processes import preemption
-from xclip_jax.progress import Reporter
+from xclip_jax.progress import Reporter, without_tensorboard
+from xclip_jax.runs import checkpoint_folder
 from xclip_jax.training import divergence, in_flight, padded_batch, random_weights
 
 TIES = "average"  # of a training run's own evaluations; `xclip-jax eval --ties` has the others
@@ -66,6 +67,7 @@ def train_and_evaluate(
     folder, clock = remote.place(folder), clock or startup.Clock()
     notice = notice or preemption.Notice()
     startup.check_bits(config)
+    checkpoint_folder.of(folder)  # refuses a place where nothing can be saved
     data = protocol.open_data(config)
     vocab = tokenizers.find_vocab(config.data.vocab or None, beside=Path(config.data.dir))
     tokenizer = tokenizers.load(vocab)
@@ -278,9 +280,14 @@ def initial_state(config, sizes: dict, transformation, mesh, checkpointer) -> tu
 
 
 def summary_writer(folder):
-    """Returns clu's TensorBoard writer, or None where what it needs is not installed."""
+    """Returns clu's TensorBoard writer, or None where what it needs is not installed, or where its
+    files cannot be written, which is said."""
     if jax.process_index() or not (find_spec("tensorflow") and find_spec("tensorboard")):
         return None
     from clu import metric_writers
 
-    return metric_writers.SummaryWriter(str(folder / "tensorboard"))
+    try:
+        return metric_writers.SummaryWriter(str(folder / "tensorboard"))
+    except Exception as error:  # TensorFlow has errors and ways to buckets of its own
+        print(without_tensorboard(error), flush=True)
+        return None
