@@ -106,7 +106,7 @@ def run(bucket, config_file, shapes, name: str, between: Callable[[int], None]) 
             break
         # Anything else would have the launcher stop, or a person look.
         assert ended.returncode == 75, (ended.returncode, ended.stderr[-3000:])
-        # TensorStore's threads may print beside it that Orbax has closed their event loop.
+        assert "Traceback" not in ended.stderr, ended.stderr[-3000:]
         assert ended.stderr.count("xclip-jax: ") == 1, ended.stderr[-3000:]
         assert "run the same command again" in ended.stderr, ended.stderr[-3000:]
     folder = remote.place(workdir)

@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         # A request that fails comes with pages of these before we can say it in one line.
         for name in ("fsspec", "gcsfs"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        one_line.quiet_threads()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         arguments.run(arguments)

@@ -36,3 +36,15 @@ def answer(error: BaseException) -> int:
         raise error
     print(f"xclip-jax: {text}", file=sys.stderr, flush=True)
     return status
+
+
+def quiet_threads() -> None:
+    """Drops what TensorStore's threads print when an answer comes that nobody waits for any more:
+    where one request of a save has failed, Orbax closes the event loop of all."""
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
