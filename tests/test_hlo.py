@@ -114,6 +114,10 @@ def test_a_permutation_sends_what_it_has():
     assert (one.kind, one.sent, one.axes) == ("collective-permute", 128, "data")
 
 
+def test_a_permutation_of_nothing_sends_nothing():
+    assert not one_line("collective-permute(%x), channel_id=39, source_target_pairs={}")
+
+
 def test_a_collective_among_one_device_is_none():
     assert not one_line("all-reduce(%x), replica_groups={{0},{1},{2},{3}}, to_apply=%add")
 

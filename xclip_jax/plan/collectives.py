@@ -96,6 +96,8 @@ def _what(
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
     groups = _groups(line, devices)
+    if not groups:  # a permutation of nothing, by which the devices of several slices wait
+        return "", 1, ""
     return kind, len(groups[0]), _axes(groups, mesh)
 
 
