@@ -79,19 +79,31 @@ def test_skipped_updates_are_counted_and_leave_the_parameters_until_there_are_to
     ):
         train.train_and_evaluate(diverging, tmp_path)
     first, step = checkpoint.load_params(tmp_path)
-    assert step == 4
+    assert step == 1  # those of the steps that were skipped are the same
     diverging.skip_nonfinite_updates = 5  # which may change: it is the same run
 
     train.train_and_evaluate(diverging, tmp_path)
 
     said = capsys.readouterr().out
-    assert "goes on at step 4" in said and re.search(r"step 6/6  loss \d\.\d+  skipped 1  ", said)
+    assert "goes on at step 1" in said and re.search(r"step 6/6  loss \d\.\d+  skipped 1  ", said)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     counts = {x["step"]: x["train/skipped_updates"] for x in lines if "train/skipped_updates" in x}
     assert sum(counts.values()) == 5
     assert all(math.isfinite(value) for x in lines for value in x.values() if type(value) is float)
     for one, other in zip(leaves(first), leaves(checkpoint.load_params(tmp_path)[0]), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_skipped_updates_are_not_saved_in_the_place_of_good_ones(diverging, tmp_path):
+    diverging.optimizer.learning_rate = 1e14  # the state of step 2 fails in its own forward pass
+    diverging.skip_nonfinite_updates = 2
+
+    with pytest.raises(
+        FloatingPointError, match=r"at step 5, .*the last good .* is of step 1, and"
+    ):
+        train.train_and_evaluate(diverging, tmp_path)
+
+    assert saved(tmp_path) == [1] and (tmp_path / "diverged-2").is_dir()
 
 
 def test_a_step_skips_an_update_that_is_not_finite_and_makes_all_others(tiny_config):

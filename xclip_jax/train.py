@@ -201,7 +201,11 @@ def train_and_evaluate(
                             state["params"], data.monitored, step=step, chosen=how
                         )
                     reporter.evaluated(step, scores, stands_for)
-                if due or (step > first and step % config.save_every_steps == 0):
+                if at_save := step > first and step % config.save_every_steps == 0:
+                    reporter.flush(step)
+                # What a skipped update leaves is there already, or at fault itself: saved again
+                # and again it would drive the good ones out.
+                if due or (at_save and not reporter.guard.row):
                     save(step, scores if due else None)
                 if step == total:
                     break
