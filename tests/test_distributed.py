@@ -60,7 +60,7 @@ from xclip_jax import one_line
 from xclip_jax.processes import supervise
 def work():
     {work}
-supervise.run(work, one_line.answer)
+supervise.run(work, one_line.answer, saves={saves})
 """
 FATAL = (
     "F1122 00:00:00.0 1 client.h:80] Terminating process because the JAX distributed service"
@@ -97,14 +97,25 @@ FATAL = (
 )
 def test_the_end_of_a_supervised_process_is_told_in_one_line(work, status, said):
     done = subprocess.run(
-        [sys.executable, "-c", CHILD.format(work=work)], capture_output=True, text=True
+        [sys.executable, "-c", CHILD.format(work=work, saves=True)], capture_output=True, text=True
     )
 
     assert (done.returncode, done.stderr) == (status, said)
 
 
+@pytest.mark.parametrize(("saves", "status"), [(True, 0), (False, 143)])
+def test_sigterm_is_no_success_of_work_that_cannot_be_gone_on_with(saves, status):
+    code = CHILD.format(saves=saves, work="os.kill(os.getpid(), signal.SIGTERM)")
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == status
+    assert ("run the same command again" in done.stdout) is saves
+    assert ("ended by SIGTERM" in done.stderr) is not saves
+
+
 def test_nothing_outlives_a_supervisor_that_is_killed():
-    code = CHILD.format(work="print('up', flush=True); signal.pause()")
+    code = CHILD.format(saves=True, work="print('up', flush=True); signal.pause()")
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     ) as parent:

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     page = arguments.report and Path(arguments.report)
     if page and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
         raise ValueError(f"--report {page}: expected a name that ends in .html, in a folder there.")
-    cli_processes.run(arguments, lambda where: _evaluate(arguments, page, where))
+    cli_processes.run(arguments, lambda where: _evaluate(arguments, page, where), saves=False)
 
 
 def _evaluate(
