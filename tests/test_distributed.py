@@ -1,6 +1,7 @@
 """The flags that join processes, and what is told of one that a signal ends."""
 
 import re
+import socket
 import subprocess
 import sys
 
@@ -112,6 +113,36 @@ def test_sigterm_is_no_success_of_work_that_cannot_be_gone_on_with(saves, status
     assert done.returncode == status
     assert ("run the same command again" in done.stdout) is saves
     assert ("ended by SIGTERM" in done.stderr) is not saves
+
+
+REFUSING = """
+import contextlib
+from jax._src import distributed as runtime
+from xclip_jax.processes import distributed
+distributed.start(distributed.Place("127.0.0.1:{port}", 2, {process}), peer_timeout=20)
+if {process}:  # comes to it a second later
+    with contextlib.suppress(Exception):
+        runtime.global_state.client.blocking_key_value_get("nothing", 1000)
+raise ValueError("fsdp: no")
+"""
+
+
+def test_each_process_refuses_by_itself_what_all_of_them_refuse():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    pair = []
+    for process in range(2):
+        work = REFUSING.format(port=port, process=process).replace("\n", "\n    ")
+        code = CHILD.format(work=work, saves=True)
+        pair.append(
+            subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=100)[1] for process in pair]
+
+    assert said == ["xclip-jax: fsdp: no\n"] * 2
+    assert [process.returncode for process in pair] == [2, 2]
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed():
