@@ -1,6 +1,7 @@
 """The flags that join processes, and what is told of one that a signal ends."""
 
 import re
+import socket
 import subprocess
 import sys
 
@@ -60,7 +61,7 @@ from xclip_jax import one_line
 from xclip_jax.processes import supervise
 def work():
     {work}
-supervise.run(work, one_line.answer)
+supervise.run(work, one_line.answer, saves={saves})
 """
 FATAL = (
     "F1122 00:00:00.0 1 client.h:80] Terminating process because the JAX distributed service"
@@ -97,14 +98,55 @@ FATAL = (
 )
 def test_the_end_of_a_supervised_process_is_told_in_one_line(work, status, said):
     done = subprocess.run(
-        [sys.executable, "-c", CHILD.format(work=work)], capture_output=True, text=True
+        [sys.executable, "-c", CHILD.format(work=work, saves=True)], capture_output=True, text=True
     )
 
     assert (done.returncode, done.stderr) == (status, said)
 
 
+@pytest.mark.parametrize(("saves", "status"), [(True, 0), (False, 143)])
+def test_sigterm_is_no_success_of_work_that_cannot_be_gone_on_with(saves, status):
+    code = CHILD.format(saves=saves, work="os.kill(os.getpid(), signal.SIGTERM)")
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == status
+    assert ("run the same command again" in done.stdout) is saves
+    assert ("ended by SIGTERM" in done.stderr) is not saves
+
+
+REFUSING = """
+import contextlib
+from jax._src import distributed as runtime
+from xclip_jax.processes import distributed
+distributed.start(distributed.Place("127.0.0.1:{port}", 2, {process}), peer_timeout=20)
+if {process}:  # comes to it a second later
+    with contextlib.suppress(Exception):
+        runtime.global_state.client.blocking_key_value_get("nothing", 1000)
+raise ValueError("fsdp: no")
+"""
+
+
+def test_each_process_refuses_by_itself_what_all_of_them_refuse():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    pair = []
+    for process in range(2):
+        work = REFUSING.format(port=port, process=process).replace("\n", "\n    ")
+        code = CHILD.format(work=work, saves=True)
+        pair.append(
+            subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=100)[1] for process in pair]
+
+    assert said == ["xclip-jax: fsdp: no\n"] * 2
+    assert [process.returncode for process in pair] == [2, 2]
+
+
 def test_nothing_outlives_a_supervisor_that_is_killed():
-    code = CHILD.format(work="print('up', flush=True); signal.pause()")
+    code = CHILD.format(saves=True, work="print('up', flush=True); signal.pause()")
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     ) as parent:

@@ -70,6 +70,17 @@ def test_what_padding_cannot_keep_is_refused():
     assert padded_batch.pad(release, 4).size == 12
 
 
+def test_padding_that_would_change_an_evaluations_scores_is_refused():
+    release = config_of("msrvtt:model=clip2video", model__tiled_mask_bug=True, eval_batch_size=12)
+
+    with pytest.raises(ValueError, match=r"padding config.eval_batch_size=12 for 8 devices"):
+        padded_batch.check_evaluation(release, 8)
+
+    padded_batch.check_evaluation(release, 6)
+    release.model.tiled_mask_bug = False
+    padded_batch.check_evaluation(release, 8)
+
+
 def step_of(name: str, options: dict, batch: dict, *, devices: int, **layout) -> tuple:
     """Returns the loss, the norm of its gradient and the gradient, by one step of plain descent."""
     graphdef, abstract = models.create(name, **tiny.SIZES | options)

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     page = arguments.report and Path(arguments.report)
     if page and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
         raise ValueError(f"--report {page}: expected a name that ends in .html, in a folder there.")
-    cli_processes.run(arguments, lambda where: _evaluate(arguments, page, where))
+    cli_processes.run(arguments, lambda where: _evaluate(arguments, page, where), saves=False)
 
 
 def _evaluate(
@@ -64,6 +64,7 @@ def _evaluate(
         workdir,
     )
     from xclip_jax.records import Shards
+    from xclip_jax.training import padded_batch
 
     if where is not None:
         # There is nothing to save: SIGTERM ends the process, as it does without other processes.
@@ -72,6 +73,7 @@ def _evaluate(
     startup.keep_compilations()
     mesh = sharding.make_mesh()
     trained = workdir.load(arguments.workdir, arguments.checkpoint, mesh=mesh)
+    padded_batch.check_evaluation(trained.config, mesh.size)
     data = trained.config.data
     folder = arguments.data or data.dir
     split = arguments.split or data.eval_split

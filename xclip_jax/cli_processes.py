@@ -27,13 +27,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, work: Callable[[distributed.Place | None], None]) -> None:
+def run(
+    arguments: argparse.Namespace,
+    work: Callable[[distributed.Place | None], None],
+    *,
+    saves: bool,
+) -> None:
     """Calls `work(where)`; one of several processes does so in a child, whose end is told in a
-    line. `where` is None for a process on its own, else what `distributed.start` takes."""
+    line. `where` is None for a process on its own, else what `distributed.start` takes; `saves` is
+    that of `supervise.run`."""
     where = distributed.place(
         arguments.distributed, arguments.coordinator, arguments.processes, arguments.process
     )
     if where is None:
         work(None)
     else:
-        supervise.run(lambda: work(where), one_line.answer)
+        supervise.run(lambda: work(where), one_line.answer, saves=saves)

@@ -35,7 +35,7 @@ def add(command) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains; one of several processes does so in a child, whose end is told in a line."""
-    cli_processes.run(arguments, lambda where: _train(arguments, where))
+    cli_processes.run(arguments, lambda where: _train(arguments, where), saves=True)
 
 
 def _in_a_line(record: logging.LogRecord) -> bool:

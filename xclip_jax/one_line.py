@@ -35,6 +35,8 @@ def answer(error: BaseException) -> int:
     else:
         raise error
     print(f"xclip-jax: {text}", file=sys.stderr, flush=True)
+    if status == 2 and distributed.started():
+        distributed.all_refuse()
     return status
 
 

@@ -81,6 +81,7 @@ def train_and_evaluate(
 
     mesh = sharding.make_mesh(config.fsdp)
     padded = padded_batch.pad(config, mesh.size)
+    padded_batch.check_evaluation(config, mesh.size)
     graphdef, _ = models.create(config.model.name, **sizes)
     adam = optimizer.create(**config.optimizer, total_steps=total)
     tensorboard = summary_writer(folder)

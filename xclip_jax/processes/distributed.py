@@ -4,6 +4,7 @@ Each host runs one process (or one a GPU) of the same command. They must be join
 else touches jax; without any of the flags nothing is joined and a process is a run of its own.
 """
 
+import contextlib
 import os
 import sys
 from typing import NamedTuple, NoReturn
@@ -12,6 +13,7 @@ from xclip_jax import retry
 
 LOST = 3  # exit status of a run that other processes have left
 PEER_TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead
+REFUSED = 5  # seconds in which the others come to what one of them refuses
 JOIN = 5  # times as long may the last process take to appear
 # What the errors of collectives, of Gloo on CPUs, NCCL on GPUs and libtpu, have in common when a
 # process at the other end is gone; they come as ValueError, RuntimeError or JaxRuntimeError.
@@ -109,6 +111,18 @@ def stop() -> None:
     import jax
 
     jax.distributed.shutdown()
+
+
+def all_refuse() -> None:
+    """Waits, for a few seconds, until all processes of the run have come here too.
+
+    What a setting is refused for, all of them find: each is to say so, and none to take another
+    one, which has left, for dead.
+    """
+    from jax._src import distributed as runtime  # as in watch
+
+    with contextlib.suppress(RuntimeError):
+        runtime.global_state.client.wait_at_barrier("xclip_jax/refused", REFUSED * 1000)
 
 
 def lost_peer(error: BaseException) -> bool:

@@ -23,10 +23,11 @@ PAGE = re.compile(
 )
 
 
-def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> None:
-    """Runs `work` in a child process and exits as it does; with 3 where other processes died, and
-    with 0 where SIGTERM ended it, which it does only before there is anything to save.
+def run(work: Callable[[], None], answer: Callable[[BaseException], int], *, saves: bool) -> None:
+    """Runs `work` in a child process and exits as it does; with 3 where other processes died.
 
+    Work that `saves` takes SIGTERM itself as soon as there is something to save: ended by it before
+    that, it has done all it could, and the status is 0.
     `answer` says what an error of the work means and returns the status to exit with.
     """
     alive, keep_alive = os.pipe()
@@ -52,7 +53,7 @@ def run(work: Callable[[], None], answer: Callable[[BaseException], int]) -> Non
             print(f"xclip-jax: {GONE}", file=sys.stderr)
         sys.exit(LOST)
     sys.stderr.write(page)
-    if status == -signal.SIGTERM:  # which jax takes as soon as the processes are joined
+    if status == -signal.SIGTERM and saves:  # which jax takes as soon as the processes are joined
         print(f"xclip-jax: {EARLY}", flush=True)
         sys.exit(0)
     if status < 0:

@@ -61,6 +61,17 @@ def pad(config: ml_collections.ConfigDict, devices: int) -> PaddedBatch:
     return batch
 
 
+def check_evaluation(config: ml_collections.ConfigDict, devices: int) -> None:
+    """Raises ValueError where so many devices would change the scores of an evaluation."""
+    size = config.eval_batch_size
+    if config.model.get("tiled_mask_bug") and size % devices:
+        raise ValueError(
+            "config.model.tiled_mask_bug=True mixes the masks of a batch's videos, and padding"
+            f" config.eval_batch_size={size} for {devices} devices would change the scores: use a"
+            " number of devices that divides it."
+        )
+
+
 def describe(batch: PaddedBatch, devices: int) -> str:
     """Returns one line about the padding; "" without any."""
     if not batch.padding:
