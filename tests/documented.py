@@ -137,7 +137,7 @@ def words_of(line: Line, folder: Path) -> list[list[str]]:
     )
     # The loop of several machines ends where its run is finished, which it never is here.
     text = re.sub(r"^until .*; do$", "for once in 1; do", line.text, flags=re.MULTILINE)
-    text = re.sub(r"&&\n\s*\{ gcloud storage ls .*/finished .*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^gcloud storage ls .*/finished .*$", "", text, flags=re.MULTILINE)
     done = subprocess.run(
         ["sh", "-c", f"{line.exports}{before}{text}"],
         cwd=cloud.script.parent,
