@@ -16,6 +16,7 @@ import numpy as np
 from xclip_jax import evaluate, scoring
 from xclip_jax.index import qb_norm, store
 from xclip_jax.index.update import feature_type
+from xclip_jax.parallel import row_sharding
 from xclip_jax.workdir import Trained
 
 CANDIDATES = 256
@@ -154,7 +155,9 @@ def _candidates(searcher: Searcher, text, count: int, where: str | None):
     [vector] = vectors(searcher, text)
     pool = nearest(index, vector, count, where, [*FACTS, *store.fields(index)])
     video = store.features(index, pool, feature_type(searcher.trained))
-    video = jax.tree.map(lambda x: _pad(x, count), video)  # one program, however many there are
+    video = jax.tree.map(
+        lambda x: row_sharding.fill(x, count), video
+    )  # one program, however many there are
     scores = _score(searcher, text, video)[0]
     return pool, scores[: pool.num_rows], video
 
@@ -187,7 +190,7 @@ def _exact(searcher: Searcher, text, bank, *, k: int, where: str | None) -> list
     for pool in store.scan(index, [*FACTS, *store.fields(index)], where=where, rows=TILE):
         video = store.features(index, pool, feature_type(searcher.trained))
         size = min(TILE, -(-pool.num_rows // CANDIDATES) * CANDIDATES)
-        video = jax.tree.map(lambda x, size=size: _pad(x, size), video)
+        video = jax.tree.map(lambda x, size=size: row_sharding.fill(x, size), video)
         scores = _score(searcher, asked, video)[:, : pool.num_rows]
         for i, row in enumerate(scores):
             wanted = k if i < count else 1
@@ -237,9 +240,3 @@ def _beta(searcher: Searcher) -> float:
     model = searcher.trained.config.model
     scaled = model.get("head") != "tightTransf" and model.get("aggregation") != "transformer"
     return qb_norm.BETA / float(np.exp(clip["logit_scale"])) if scaled else qb_norm.BETA
-
-
-def _pad(x: np.ndarray, size: int) -> np.ndarray:
-    if len(x) == size:  # np.pad would copy
-        return x
-    return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))

@@ -78,14 +78,11 @@ def reached(folder: epath.Path | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, retry.StorageUnavailable) as error:
+    except Exception as error:
         if retry.is_storage(error) and not isinstance(error, retry.StorageUnavailable):
             raise retry.StorageUnavailable(f"{folder}: {retry.said(error)}") from error
-        raise
-    except Exception as error:
-        if retry.is_storage(error):
-            raise retry.StorageUnavailable(f"{folder}: {retry.said(error)}") from error
-        if remote.is_remote(folder) and isinstance(error, OSError):
+        known = isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
+        if remote.is_remote(folder) and not known:
             raise ValueError(f"{folder}: {retry.said(error)}") from error
         raise
 
